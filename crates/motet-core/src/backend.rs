@@ -1,0 +1,84 @@
+//! What executes on a device.
+//!
+//! A backend speaks of buffers, prepared steps and launches, never of slices: the CPU runs a step
+//! where it is launched, a GPU will enqueue it. Backends are found through [`BACKENDS`], to which
+//! every backend crate that is linked in adds itself; the core knows none of them.
+
+use linkme::distributed_slice;
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::kernel::Kernel;
+use crate::memory::Buffer;
+use crate::pool::Pool;
+use crate::shape::Layout;
+
+/// Executes kernel classes on one kind of device.
+pub trait Backend: Send + Sync + 'static {
+    /// The device that it serves.
+    fn device(&self) -> Device;
+
+    /// Whether `kernel` reads input `index` in this layout; where it does not, it gets a row-major
+    /// copy. Every backend accepts row-major inputs.
+    fn accepts(&self, kernel: &Kernel, index: usize, layout: &Layout) -> bool;
+
+    /// Makes everything about a launch that depends on layouts alone. Shapes and dtypes have been
+    /// checked against the primitive's rules; what the backend cannot do is
+    /// [`Unsupported`](crate::error::ErrorKind::Unsupported).
+    fn prepare(
+        &self,
+        kernel: &Kernel,
+        inputs: &[Layout],
+        outputs: &[Layout],
+    ) -> Result<Box<dyn Step>>;
+}
+
+/// A kernel prepared for certain layouts: immutable, launched by any number of threads at once.
+pub trait Step: Send + Sync {
+    /// Bytes of temporary memory that a launch needs, aligned as every buffer is.
+    fn scratch_bytes(&self) -> usize {
+        0
+    }
+
+    /// Runs once. An `Err` (an index out of range, say) makes the outputs failed values.
+    fn launch(&self, launch: &Launch<'_>) -> Result<()>;
+}
+
+/// Where a launch finds its operands.
+pub struct Launch<'a> {
+    /// The inputs, as many and in the layouts that were prepared for.
+    pub inputs: &'a [Location<'a>],
+    /// The outputs: row-major, not overlapping any input, holding anything.
+    pub outputs: &'a [Location<'a>],
+    /// Temporary memory, of the size that the step asked for.
+    pub scratch: Location<'a>,
+    /// Where regions are opened.
+    pub pool: &'a Pool,
+}
+
+/// The place of a value's first element.
+#[derive(Clone, Copy)]
+pub struct Location<'a> {
+    /// The buffer that holds it.
+    pub buffer: &'a Buffer,
+    /// Bytes from the buffer's start.
+    pub offset: usize,
+}
+
+/// The backends that are linked into the program.
+#[distributed_slice]
+pub static BACKENDS: [&'static dyn Backend];
+
+/// The backend of a device.
+pub fn backend(device: Device) -> Result<&'static dyn Backend> {
+    BACKENDS
+        .iter()
+        .copied()
+        .find(|backend| backend.device() == device)
+        .ok_or_else(|| {
+            Error::unsupported(
+                "device",
+                format!("no backend for {device} is linked into this program"),
+            )
+        })
+}

@@ -1,0 +1,94 @@
+//! Evaluation: walk, admit, schedule, wait.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::array::Array;
+use crate::error::Result;
+use crate::node::{Node, Status};
+use crate::stream::{Stream, wait};
+
+/// Computes these arrays and waits for them. MLX's `eval`.
+///
+/// # Errors
+/// The first failure among them, with its cause; the others are computed all the same.
+pub fn eval(arrays: &[Array]) -> Result<()> {
+    schedule(&walk(arrays)?);
+    // All are waited for before one is reported: a caller that sees an error has no work running.
+    let mut result = Ok(());
+    for array in arrays {
+        if let Status::Scheduled(fence) = array.status() {
+            wait(fence);
+        }
+        if let Status::Done(Err(error)) = array.status() {
+            result = result.and(Err(error));
+        }
+    }
+    result
+}
+
+/// Submits what these arrays need and returns without waiting. MLX's `async_eval`.
+///
+/// # Errors
+/// A call that was cancelled or whose deadline has passed; other failures are reported by whoever
+/// asks for the value.
+pub fn async_eval(arrays: &[Array]) -> Result<()> {
+    for stream in schedule(&walk(arrays)?) {
+        stream.list();
+    }
+    Ok(())
+}
+
+/// Lazy nodes that the arrays need, inputs before users. Read-only: nodes are not marked, since two
+/// evaluations that each claimed nodes while walking could wait for each other.
+///
+/// Admission is here too: the options of the calls on the way are checked, before anything is
+/// scheduled and with nothing held.
+fn walk(arrays: &[Array]) -> Result<Vec<Arc<Node>>> {
+    struct Visit {
+        node: Arc<Node>,
+        inputs: SmallVec<[Array; 2]>,
+    }
+    let mut tape = Vec::new();
+    let mut seen = HashSet::new();
+    let mut path: Vec<Visit> = Vec::new();
+    for array in arrays {
+        let mut next = Some(array.clone());
+        while next.is_some() || !path.is_empty() {
+            if let Some(array) = next.take()
+                && let Status::Lazy(inputs, options) = array.status()
+                && seen.insert(Arc::as_ptr(array.node()))
+            {
+                options.check("eval")?;
+                path.push(Visit {
+                    node: Arc::clone(array.node()),
+                    inputs,
+                });
+            }
+            if let Some(visit) = path.last_mut() {
+                next = visit.inputs.pop();
+                if next.is_none() {
+                    tape.extend(path.pop().map(|visit| visit.node));
+                }
+            }
+        }
+    }
+    Ok(tape)
+}
+
+/// Enqueues each node that is still lazy; returns the streams of the tape. Inputs come before users
+/// on the tape, so what a command waits for was enqueued before it (I2).
+fn schedule(tape: &[Arc<Node>]) -> Vec<Stream> {
+    let mut streams: Vec<Stream> = Vec::new();
+    for node in tape {
+        if let Some(stream) = &node.stream {
+            stream.enqueue(|fence| node.claim(fence));
+            if !streams.contains(stream) {
+                streams.push(stream.clone());
+            }
+        }
+    }
+    streams
+}

@@ -1,0 +1,223 @@
+//! Kernel classes: what a backend implements.
+//!
+//! Primitives are many, kernel classes few: each primitive lowers to one of these, with the
+//! parameters that the computation needs and none of MLX's spelling.
+
+use crate::program::Program;
+use crate::shape::{Axes, Shape};
+
+/// A computation on buffers. Inputs come in the layouts that the backend accepts
+/// ([`Backend::accepts`](crate::backend::Backend::accepts)), outputs are row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kernel {
+    /// The program for every element; all inputs and outputs have one shape (broadcasts come as
+    /// zero strides).
+    Elementwise(Program),
+    /// Input 0, whatever its strides, in row-major order.
+    Copy,
+    /// Inputs one after the other along `axis`.
+    Concatenate {
+        /// The axis along which the inputs follow each other.
+        axis: usize,
+    },
+    /// Input 0 inside a block of the value of input 1 (one element), `low[i]` from the start of
+    /// dimension `i`.
+    Pad {
+        /// Elements before the input, a number per dimension.
+        low: Axes,
+    },
+    /// `start`, then `previous + step` each, both in the output's dtype.
+    Arange {
+        /// The first value.
+        start: f64,
+        /// The value whose difference to `start`, taken in the output's dtype, is the step.
+        next: f64,
+    },
+    /// Reduces `axes` to size one. The output's dtype says what is accumulated.
+    Reduce {
+        /// What combines two elements.
+        op: Reduction,
+        /// The axes, ascending.
+        axes: Axes,
+    },
+    /// Index (uint32) of the smallest or largest element along `axis`, the first on ties; NaN wins.
+    ArgReduce {
+        /// Largest rather than smallest.
+        max: bool,
+        /// The axis that becomes one.
+        axis: usize,
+    },
+    /// Running combination along `axis`.
+    Scan {
+        /// What combines two elements.
+        op: ScanOp,
+        /// The axis.
+        axis: usize,
+        /// From the end.
+        reverse: bool,
+        /// Whether element `i` of the result covers element `i` of the input.
+        inclusive: bool,
+    },
+    /// Ascending stable sort along `axis`, NaN last. With `indices` the output is the permutation
+    /// (uint32) instead of the values.
+    Sort {
+        /// The axis.
+        axis: usize,
+        /// Whether the output is the permutation.
+        indices: bool,
+    },
+    /// `softmax` over the last axis, in float32 inside for half types.
+    Softmax,
+    /// `log(sum(exp(x)))` over the last axis, which becomes one.
+    LogSumExp,
+    /// `alpha * (a @ b) + beta * c`; inputs a, b and, where `beta` is not `None`, c in the output's
+    /// shape. Batch dimensions are equal.
+    Matmul {
+        /// Scale of the product.
+        alpha: f32,
+        /// Scale of c.
+        beta: Option<f32>,
+    },
+    /// `x @ dequantized(w)`, transposed first where `transpose`; inputs x, w, scales and, for
+    /// affine, biases.
+    QuantizedMatmul {
+        /// How w is packed.
+        quantization: Quantization,
+        /// Whether w is (N, K) rather than (K, N).
+        transpose: bool,
+    },
+    /// Inputs w; outputs packed, scales and, for affine, biases.
+    Quantize(Quantization),
+    /// Inputs packed, scales and, for affine, biases; output the values.
+    Dequantize(Quantization),
+    /// Convolution of (N, spatial..., C) by (O, spatial..., C / groups).
+    Convolution(Convolution),
+    /// Blocks of `slice_sizes` of input 0, at the indices that inputs 1... give for `axes`.
+    /// Output: shape of the indices, then `slice_sizes`.
+    Gather {
+        /// The axis that each index input selects on.
+        axes: Axes,
+        /// The block taken for each index.
+        slice_sizes: Shape,
+    },
+    /// `out[..., j, ...] = x[..., indices[..., j, ...], ...]` along `axis`.
+    GatherAxis {
+        /// The axis.
+        axis: usize,
+    },
+    /// Copy of input 0 with the blocks of the last input combined in at the indices that the
+    /// inputs between give for `axes`, in row-major order of the indices.
+    Scatter {
+        /// How an update combines with what is there.
+        op: Update,
+        /// The axis that each index input selects on.
+        axes: Axes,
+    },
+    /// Copy of input 0 with the updates (input 2) combined in at the indices (input 1) on `axis`.
+    ScatterAxis {
+        /// How an update combines with what is there.
+        op: Update,
+        /// The axis.
+        axis: usize,
+    },
+    /// Copy of input 0 with input 1 combined in at `start + i * strides`.
+    SliceUpdate {
+        /// How an update combines with what is there.
+        op: Update,
+        /// The position of the first updated element in each dimension.
+        start: Axes,
+        /// The distance of neighbours in each dimension.
+        strides: crate::shape::Strides,
+    },
+    /// Discrete Fourier transform over `axes`; the dtypes of input and output tell real from complex.
+    Fft {
+        /// The axes in the order they are listed; a real transform is along the last listed.
+        axes: Axes,
+        /// Inverse, scaled by one over the number of elements.
+        inverse: bool,
+    },
+    /// Singular values (one output) or U, S and Vt in full size (three outputs), of each matrix.
+    Svd,
+}
+
+/// How a reduction combines elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Reduction {
+    /// All are nonzero; the output is bool.
+    And,
+    /// Any is nonzero; the output is bool.
+    Or,
+    Sum,
+    Prod,
+    /// NaN wins.
+    Min,
+    /// NaN wins.
+    Max,
+}
+
+/// How a scan combines elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum ScanOp {
+    Max,
+    Min,
+    Sum,
+    Prod,
+    LogAddExp,
+}
+
+/// How an update combines with the element that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Update {
+    Max,
+    Min,
+    Sum,
+    Prod,
+    /// Replaces it.
+    Set,
+}
+
+/// How values are packed into 32-bit words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Quantization {
+    /// Values that share a scale.
+    pub group_size: usize,
+    /// Bits per value.
+    pub bits: usize,
+    /// What the codes and scales mean.
+    pub mode: QuantizationMode,
+}
+
+/// What quantised codes and scales mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum QuantizationMode {
+    /// `code * scale + bias`, of 2, 3, 4, 5, 6 or 8 bits.
+    Affine,
+    /// 4-bit floats with a power of two for each 32.
+    Mxfp4,
+    /// 8-bit floats with a power of two for each 32.
+    Mxfp8,
+    /// 4-bit floats with an 8-bit float for each 16.
+    Nvfp4,
+}
+
+/// The parameters of a convolution, a number per spatial dimension each.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Convolution {
+    /// Steps of the kernel over the input.
+    pub strides: Axes,
+    /// Zeros before the input.
+    pub padding_low: Axes,
+    /// Zeros after the input.
+    pub padding_high: Axes,
+    /// Distance of the kernel's elements.
+    pub kernel_dilation: Axes,
+    /// Distance at which input elements are placed, zeros between them.
+    pub input_dilation: Axes,
+    /// Blocks of channels that are convolved separately.
+    pub groups: usize,
+    /// Whether the kernel is reversed in all spatial dimensions.
+    pub flip: bool,
+}

@@ -1,0 +1,25 @@
+//! Arrays, graphs, streams, plans and the `.mlxfn` codec of motet. Knows no kernel.
+//!
+//! Users depend on the crate `motet`, which promises stability; this one does not.
+
+pub mod array;
+pub mod backend;
+#[cfg(not(loom))]
+pub mod context;
+pub mod device;
+pub mod dtype;
+pub mod error;
+pub mod eval;
+pub mod kernel;
+pub mod memory;
+#[cfg(all(test, loom))]
+mod models;
+pub mod node;
+pub mod options;
+pub mod pool;
+pub mod program;
+pub mod shape;
+pub mod stream;
+mod sync;
+pub mod tensor;
+pub mod tuning;

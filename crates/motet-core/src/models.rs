@@ -1,0 +1,252 @@
+//! Models of evaluation, run by loom over every interleaving (within the bound on preemptions) of
+//! the real modules: `node`, `stream`, `eval`, `memory`, and under them `pool`.
+//!
+//! Each names the invariant that it would find broken; that it does was tried by breaking it.
+
+use std::sync::Arc;
+
+use crate::array::Array;
+use crate::device::Device;
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::eval::{async_eval, eval};
+use crate::memory::Heap;
+use crate::node::Executable;
+use crate::pool::Pool;
+use crate::shape::Spec;
+use crate::stream::Stream;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::thread;
+use crate::tensor::Tensor;
+
+/// Adds one to the sum of its inputs, and counts how often it runs.
+struct Sum {
+    runs: AtomicUsize,
+    fails: bool,
+}
+
+impl Executable for Sum {
+    fn name(&self) -> &str {
+        "Sum"
+    }
+
+    fn execute(
+        &self,
+        inputs: &[Tensor],
+        _: &[Spec],
+        _: &Pool,
+        _: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Vec<Tensor>> {
+        self.runs.fetch_add(1, Ordering::Relaxed);
+        if self.fails {
+            return Err(Error::invalid("Sum", "made to fail"));
+        }
+        Ok(vec![number(1 + inputs.iter().map(value).sum::<u32>())])
+    }
+}
+
+fn sum() -> Arc<Sum> {
+    Arc::new(Sum {
+        runs: AtomicUsize::new(0),
+        fails: false,
+    })
+}
+
+fn failing() -> Arc<Sum> {
+    Arc::new(Sum {
+        runs: AtomicUsize::new(0),
+        fails: true,
+    })
+}
+
+fn number(value: u32) -> Tensor {
+    let spec = Spec::new([], Dtype::Uint32);
+    let leaked: &'static mut u32 = Box::leak(Box::new(value));
+    let address = std::ptr::NonNull::from(leaked).cast();
+    // SAFETY: the number is leaked, so it lives and stays as it is for ever.
+    let buffer = unsafe { crate::memory::Buffer::foreign(address, 4, Box::new(())) };
+    Tensor {
+        buffer: Arc::new(buffer),
+        offset: 0,
+        layout: spec.layout(),
+    }
+}
+
+fn value(tensor: &Tensor) -> u32 {
+    // SAFETY: `number` made it.
+    unsafe { tensor.buffer.as_ptr().cast::<u32>().read() }
+}
+
+fn lazy(operation: &Arc<Sum>, inputs: &[Array], stream: &Stream) -> Array {
+    let spec = Spec::new([], Dtype::Uint32);
+    let operation = Arc::clone(operation) as Arc<dyn Executable>;
+    let mut outputs =
+        Array::from_executable(operation, inputs, &[spec], stream, &Default::default());
+    outputs.remove(0)
+}
+
+fn stream(pool: &Arc<Pool>) -> Stream {
+    Stream::with_pool(Device::CPU, Arc::clone(pool))
+}
+
+fn get(array: &Array) -> Result<u32> {
+    array.tensor().map(|tensor| value(&tensor))
+}
+
+fn spawn<T: 'static>(work: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T>
+where
+    T: Send,
+{
+    thread::spawn(work)
+}
+
+/// I1: two threads evaluate one graph; each node runs once and both see the value.
+#[test]
+fn loom_a_shared_node_is_scheduled_once() {
+    loom::model(|| {
+        let pool = Pool::new(2);
+        let operation = sum();
+        let s = stream(&pool);
+        let x = lazy(&operation, &[], &s);
+        let y = lazy(&operation, &[x], &s);
+        let other = spawn({
+            let y = y.clone();
+            move || get(&y).unwrap()
+        });
+        assert_eq!(get(&y).unwrap(), 2);
+        assert_eq!(other.join().unwrap(), 2);
+        assert_eq!(operation.runs.load(Ordering::Relaxed), 2);
+    });
+}
+
+/// Scenario 21: evaluation A needs p then y, B needs y then q; p depends on y, y on q. A walk that
+/// claimed nodes would deadlock here.
+#[test]
+fn loom_evaluations_that_share_an_interior_node_in_both_orders() {
+    loom::model(|| {
+        let pool = Pool::new(2);
+        let operation = sum();
+        let (s, t) = (stream(&pool), stream(&pool));
+        let q = lazy(&operation, &[], &s);
+        let y = lazy(&operation, std::slice::from_ref(&q), &t);
+        let p = lazy(&operation, std::slice::from_ref(&y), &s);
+        let other = spawn({
+            let (y, q) = (y.clone(), q.clone());
+            move || eval(&[y, q]).unwrap()
+        });
+        eval(&[p.clone(), y]).unwrap();
+        other.join().unwrap();
+        assert_eq!(get(&p).unwrap(), 3);
+        assert_eq!(operation.runs.load(Ordering::Relaxed), 3);
+    });
+}
+
+/// I3 and I5: a thread that waits for a stream whose turn somebody else holds is woken, whether
+/// that somebody stops before its fence or after.
+#[test]
+fn loom_no_wake_up_of_a_waiter_is_lost() {
+    loom::model(|| {
+        let pool = Pool::new(2);
+        let operation = sum();
+        let s = stream(&pool);
+        let x = lazy(&operation, &[], &s);
+        let y = lazy(&operation, &[], &s);
+        let other = spawn(move || get(&x).unwrap());
+        assert_eq!(get(&y).unwrap(), 1);
+        assert_eq!(other.join().unwrap(), 1);
+    });
+}
+
+/// I2 and I3: a command of one stream needs one of another that a second thread evaluates.
+#[test]
+fn loom_a_stream_waits_for_another() {
+    loom::model(|| {
+        let pool = Pool::new(2);
+        let operation = sum();
+        let (s, t) = (stream(&pool), stream(&pool));
+        let x = lazy(&operation, &[], &s);
+        let y = lazy(&operation, std::slice::from_ref(&x), &t);
+        let other = spawn(move || get(&x).unwrap());
+        assert_eq!(get(&y).unwrap(), 2);
+        assert_eq!(other.join().unwrap(), 1);
+    });
+}
+
+/// I3: what is submitted and not waited for is run by a worker; `synchronize` sees it done.
+#[test]
+fn loom_asynchronous_work_is_done_after_synchronize() {
+    loom::model(|| {
+        let pool = Pool::new(2);
+        let operation = sum();
+        let s = stream(&pool);
+        let x = lazy(&operation, &[], &s);
+        async_eval(std::slice::from_ref(&x)).unwrap();
+        s.synchronize();
+        assert_eq!(operation.runs.load(Ordering::Relaxed), 1);
+        assert_eq!(get(&x).unwrap(), 1);
+    });
+}
+
+/// Promise 4: a failure reaches its dependants and leaves the stream usable by others.
+#[test]
+fn loom_a_failure_reaches_its_dependants_alone() {
+    loom::model(|| {
+        let pool = Pool::new(2);
+        let (good, bad) = (sum(), failing());
+        let s = stream(&pool);
+        let x = lazy(&bad, &[], &s);
+        let y = lazy(&good, &[x], &s);
+        let z = lazy(&good, &[], &s);
+        let other = spawn(move || get(&z).unwrap());
+        assert!(get(&y).is_err());
+        assert_eq!(other.join().unwrap(), 1);
+    });
+}
+
+/// Memory: the last use of a buffer happens before its next, on whatever thread that is.
+#[test]
+fn loom_a_reused_buffer_is_nobody_elses() {
+    loom::model(|| {
+        const BYTES: usize = crate::tuning::CACHED_BUFFER_BYTES;
+        let heap = Arc::new(Heap::new(usize::MAX / 2, usize::MAX / 2));
+        // The cell stands for the memory: loom reports accesses that are not ordered.
+        let cells: Arc<std::sync::Mutex<Vec<(usize, Arc<Shadow>)>>> = Arc::default();
+        let use_one = move |heap: &Arc<Heap>| {
+            let buffer = heap.allocate(BYTES).unwrap();
+            let address = buffer.as_ptr() as usize;
+            let shadow = {
+                let mut cells = cells.lock().unwrap();
+                match cells.iter().find(|(a, _)| *a == address) {
+                    Some((_, shadow)) => Arc::clone(shadow),
+                    None => {
+                        cells.push((address, Arc::default()));
+                        Arc::clone(&cells[cells.len() - 1].1)
+                    }
+                }
+            };
+            shadow.0.with_mut(|_| ());
+            drop(shadow);
+            drop(buffer);
+        };
+        let other = spawn({
+            let (heap, use_one) = (Arc::clone(&heap), use_one.clone());
+            move || use_one(&heap)
+        });
+        use_one(&heap);
+        other.join().unwrap();
+        assert_eq!(heap.active(), 0);
+    });
+}
+
+struct Shadow(loom::cell::UnsafeCell<()>);
+
+impl Default for Shadow {
+    fn default() -> Shadow {
+        Shadow(loom::cell::UnsafeCell::new(()))
+    }
+}
+
+// SAFETY: loom's cell checks at run time what `Sync` promises: that accesses are ordered.
+unsafe impl Send for Shadow {}
+// SAFETY: as above.
+unsafe impl Sync for Shadow {}

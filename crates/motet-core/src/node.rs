@@ -1,0 +1,206 @@
+//! Nodes: the values of a graph, and how far each is on its way from recipe to result.
+//!
+//! ```text
+//!   Lazy(recipe) ----> Scheduled(fence) ----> Ready(tensors)
+//!                                      \----> Failed(error)
+//! ```
+//!
+//! - I1: `Lazy -> Scheduled` happens once, in [`Node::claim`], under the lock of the node's stream's
+//!   queue; the recipe moves into the command.
+//! - `Scheduled -> Ready | Failed` happens once, when that command has run.
+//! - All outputs of one operation share one node.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::array::Array;
+use crate::error::{Error, ErrorKind, Result};
+use crate::options::CallOptions;
+use crate::pool::{CorePermit, Pool};
+use crate::shape::Spec;
+use crate::stream::{Command, Fence, Stream};
+use crate::sync::{Mutex, Rank};
+use crate::tensor::Tensor;
+
+/// What computes the outputs of a node: a primitive, or a plan.
+pub trait Executable: Send + Sync {
+    /// What errors call it.
+    fn name(&self) -> &str;
+
+    /// Computes the outputs. `between_steps` is to be called between the steps of a long
+    /// computation; its error ends it.
+    fn execute(
+        &self,
+        inputs: &[Tensor],
+        outputs: &[Spec],
+        pool: &Pool,
+        between_steps: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Vec<Tensor>>;
+}
+
+/// What makes a node's outputs.
+pub(crate) struct Recipe {
+    pub(crate) executable: Arc<dyn Executable>,
+    pub(crate) inputs: SmallVec<[Array; 2]>,
+    pub(crate) options: Arc<CallOptions>,
+}
+
+pub(crate) struct Node {
+    pub(crate) outputs: SmallVec<[Spec; 1]>,
+    /// `None` for data.
+    pub(crate) stream: Option<Stream>,
+    state: Mutex<State>,
+}
+
+enum State {
+    Lazy(Recipe),
+    Scheduled(Fence),
+    Ready(SmallVec<[Tensor; 1]>),
+    Failed(Error),
+}
+
+/// What others see of a node's state.
+pub(crate) enum Status {
+    /// The inputs, and the options of the call that made the node.
+    Lazy(SmallVec<[Array; 2]>, Arc<CallOptions>),
+    Scheduled(Fence),
+    Done(Result<Tensor>),
+}
+
+impl Node {
+    pub(crate) fn lazy(recipe: Recipe, outputs: SmallVec<[Spec; 1]>, stream: Stream) -> Node {
+        Node {
+            outputs,
+            stream: Some(stream),
+            state: Mutex::new(Rank::Node, State::Lazy(recipe)),
+        }
+    }
+
+    pub(crate) fn ready(tensor: Tensor) -> Node {
+        let mut outputs = SmallVec::new();
+        outputs.push(tensor.spec());
+        let mut tensors = SmallVec::new();
+        tensors.push(tensor);
+        Node {
+            outputs,
+            stream: None,
+            state: Mutex::new(Rank::Node, State::Ready(tensors)),
+        }
+    }
+
+    /// How far the node is, and for a finished one the value of `output`.
+    pub(crate) fn status(&self, output: usize) -> Status {
+        match &*self.state.lock() {
+            State::Lazy(recipe) => Status::Lazy(recipe.inputs.clone(), recipe.options.clone()),
+            State::Scheduled(fence) => Status::Scheduled(fence.clone()),
+            State::Ready(tensors) => Status::Done(Ok(tensors[output].clone())),
+            State::Failed(error) => Status::Done(Err(error.clone())),
+        }
+    }
+
+    /// Takes the recipe if nobody has, leaving `fence`. Called under the lock of the stream's
+    /// queue (I1).
+    pub(crate) fn claim(self: &Arc<Node>, fence: Fence) -> Option<Box<dyn Command>> {
+        let mut state = self.state.lock();
+        if !matches!(*state, State::Lazy(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut *state, State::Scheduled(fence)) {
+            State::Lazy(recipe) => Some(Box::new(NodeCommand {
+                node: Arc::clone(self),
+                recipe,
+            })),
+            _ => None,
+        }
+    }
+
+    fn publish(&self, result: Result<Vec<Tensor>>) {
+        let new = match result {
+            Ok(tensors) => State::Ready(tensors.into_iter().collect()),
+            Err(error) => State::Failed(error),
+        };
+        // The old state (a fence) is dropped after the lock is.
+        let _old = std::mem::replace(&mut *self.state.lock(), new);
+    }
+
+    /// The inputs of a node that nobody else holds, which is about to be dropped.
+    fn take_inputs(&mut self) -> SmallVec<[Array; 2]> {
+        let mut state = self.state.lock();
+        if let State::Lazy(recipe) = &mut *state {
+            return std::mem::take(&mut recipe.inputs);
+        }
+        SmallVec::new()
+    }
+}
+
+impl Drop for Node {
+    /// Iterative: a chain of a million lazy nodes must not overflow the stack.
+    fn drop(&mut self) {
+        let mut doomed = self.take_inputs();
+        while let Some(array) = doomed.pop() {
+            if let Some(mut node) = array.into_unshared_node() {
+                doomed.extend(node.take_inputs());
+            }
+        }
+    }
+}
+
+/// The command that computes a node.
+struct NodeCommand {
+    node: Arc<Node>,
+    recipe: Recipe,
+}
+
+impl Command for NodeCommand {
+    fn blocked_on(&self) -> Option<Fence> {
+        let own = self.node.stream.as_ref()?;
+        self.recipe.inputs.iter().find_map(|input| {
+            match input.status() {
+                // What is before it on its own stream has run.
+                Status::Scheduled(fence) if !own.same(&fence) => Some(fence),
+                _ => None,
+            }
+        })
+    }
+
+    fn run(self: Box<Self>, pool: &Pool, permit: &mut CorePermit<'_>) {
+        let NodeCommand { node, recipe } = *self;
+        let result = compute(&node, &recipe, pool, permit);
+        node.publish(result);
+    }
+}
+
+fn compute(
+    node: &Node,
+    recipe: &Recipe,
+    pool: &Pool,
+    permit: &mut CorePermit<'_>,
+) -> Result<Vec<Tensor>> {
+    let name = recipe.executable.name();
+    recipe.options.check(name)?;
+    let inputs: SmallVec<[Tensor; 4]> = recipe
+        .inputs
+        .iter()
+        .map(|input| match input.status() {
+            Status::Done(result) => result,
+            Status::Lazy(..) | Status::Scheduled(_) => Err(Error::new(
+                ErrorKind::Internal,
+                name,
+                "an input is not there though the command runs",
+            )),
+        })
+        .collect::<Result<_>>()?;
+    let mut between_steps = || {
+        permit.yield_to_waiters();
+        recipe.options.check(name)
+    };
+    // A kernel only writes to buffers that nobody else has seen: nothing broken is left behind.
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        recipe
+            .executable
+            .execute(&inputs, &node.outputs, pool, &mut between_steps)
+    }));
+    result.unwrap_or_else(|panic| Err(Error::from_panic(name, &*panic)))
+}

@@ -1,0 +1,364 @@
+//! Streams: in-order queues of commands, run by whoever holds the turn.
+//!
+//! A stream is a strand, not a thread. Its turn has four states:
+//!
+//! ```text
+//!            enqueue + list             taken by a worker
+//!   Free ----------------------> Listed ------------------> Held
+//!    |  taken by a waiter           taken by a waiter         |
+//!    +-------------------------------------------------------+|
+//!    ^                                                        |
+//!    +---- queue empty (else -> Listed) --- turn given back --+
+//!                                                             |
+//!   Listed <---- the fence completes ---- Parked <--- head waits for a fence
+//! ```
+//!
+//! Invariants kept here (numbers as in the design):
+//! - I2: a command is enqueued after all that it waits for, so every fence in `Parked` points back
+//!   in time, and chains of parked streams end at one that can run.
+//! - I3: whoever gives a turn back while commands remain lists the stream or parks it at a fence
+//!   whose completion lists it. Whoever enqueues goes on to wait (and runs it) or to list it.
+//! - I4: the queue's lock is held for a few moves only: never while a command runs, and never
+//!   together with another stream's.
+//! - I5: [`wait`] runs the stream that it waits for whenever nobody else does, and first what that
+//!   one is parked at. A waiter that sleeps is woken when its fence completes and whenever the
+//!   turn that it found held is given back.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::device::Device;
+use crate::pool::{CorePermit, Pool, Task};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Condvar, Guard, Mutex, Rank, assert_unlocked};
+
+/// An in-order queue of commands on one device.
+///
+/// Any number of threads may use one stream: what each of them submits runs in its order of
+/// submission. A stream is freed with its last handle, after what it was given has run.
+#[derive(Clone)]
+pub struct Stream(Arc<Strand>);
+
+impl Stream {
+    /// A stream whose work is run by the threads of `pool` and by those that wait for it.
+    pub fn with_pool(device: Device, pool: Arc<Pool>) -> Stream {
+        // Ids name streams in messages; nothing is ordered by them: Relaxed.
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        Stream(Arc::new(Strand {
+            id: NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+            device,
+            pool,
+            queue: Mutex::new(Rank::Stream, Queue::default()),
+            completed: AtomicU64::new(0),
+        }))
+    }
+
+    /// The device that the stream's commands run on.
+    pub fn device(&self) -> Device {
+        self.0.device
+    }
+
+    /// Waits until everything that the stream has been given so far is done, running it where
+    /// nobody else does. MLX's `synchronize`.
+    pub fn synchronize(&self) {
+        let at = self.0.queue.lock().submitted;
+        wait(Fence {
+            strand: Arc::clone(&self.0),
+            at,
+        });
+    }
+
+    /// Under the queue's lock, offers the fence that the next command would have; enqueues the
+    /// command if `claim` gives one. The lock makes claiming a node and its place in the queue one
+    /// step (I1).
+    pub(crate) fn enqueue(&self, claim: impl FnOnce(Fence) -> Option<Box<dyn Command>>) {
+        let mut queue = self.0.queue.lock();
+        let fence = Fence {
+            strand: Arc::clone(&self.0),
+            at: queue.submitted + 1,
+        };
+        if let Some(command) = claim(fence) {
+            queue.submitted += 1;
+            queue.commands.push_back(command);
+        }
+    }
+
+    /// Puts the stream on the workers' list if it has commands and nobody runs it.
+    pub(crate) fn list(&self) {
+        let mut queue = self.0.queue.lock();
+        if matches!(queue.turn, Turn::Free) && !queue.commands.is_empty() {
+            queue.turn = Turn::Listed;
+            drop(queue);
+            self.0.pool.submit(Arc::clone(&self.0) as Arc<dyn Task>);
+        }
+    }
+
+    /// Whether both are handles to one stream.
+    pub(crate) fn same(&self, fence: &Fence) -> bool {
+        Arc::ptr_eq(&self.0, &fence.strand)
+    }
+}
+
+impl PartialEq for Stream {
+    fn eq(&self, other: &Stream) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Stream {}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Stream({}, {})", self.0.device, self.0.id)
+    }
+}
+
+/// A piece of a stream's work.
+pub(crate) trait Command: Send {
+    /// A fence of another stream that has to complete first.
+    fn blocked_on(&self) -> Option<Fence>;
+
+    /// Does the work and publishes its results. Does not panic.
+    fn run(self: Box<Self>, pool: &Pool, permit: &mut CorePermit<'_>);
+}
+
+/// A point in a stream's order: done when that many of its commands are.
+#[derive(Clone)]
+pub(crate) struct Fence {
+    strand: Arc<Strand>,
+    at: u64,
+}
+
+/// Waits for a fence, helping: runs the streams that it depends on when nobody does (I5).
+pub(crate) fn wait(fence: Fence) {
+    assert_unlocked();
+    let mut parker = None;
+    let mut pending = vec![fence];
+    while let Some(fence) = pending.last() {
+        let parker: &Arc<Parker> = parker.get_or_insert_with(Default::default);
+        match fence.strand.advance(fence.at, Some(parker)) {
+            Progress::Reached => {
+                pending.pop();
+            }
+            Progress::Parked(earlier) => pending.push(earlier),
+            Progress::Busy => parker.park(),
+        }
+    }
+}
+
+struct Strand {
+    id: u64,
+    device: Device,
+    pool: Arc<Pool>,
+    queue: Mutex<Queue>,
+    /// Mirror of the count of completed commands, for checking a fence without the lock. Release
+    /// after a command has published its results, Acquire before they are read.
+    completed: AtomicU64,
+}
+
+#[derive(Default)]
+struct Queue {
+    commands: VecDeque<Box<dyn Command>>,
+    submitted: u64,
+    turn: Turn,
+    waiters: Vec<Waiter>,
+}
+
+#[derive(Default)]
+enum Turn {
+    #[default]
+    Free,
+    Listed,
+    Held,
+    Parked(Fence),
+}
+
+enum Waiter {
+    /// A thread that sleeps until the fence completes or the turn is given back.
+    Thread(Arc<Parker>),
+    /// A stream that is parked until `at` completes.
+    Stream { at: u64, strand: Arc<Strand> },
+}
+
+enum Progress {
+    /// The asked-for command is done.
+    Reached,
+    /// The head of the queue waits for this fence of another stream.
+    Parked(Fence),
+    /// Somebody else has the turn; the parker has been registered.
+    Busy,
+}
+
+impl Strand {
+    /// Runs commands up to `until` if the turn can be had.
+    fn advance(self: &Arc<Strand>, until: u64, parker: Option<&Arc<Parker>>) -> Progress {
+        if self.completed.load(Ordering::Acquire) >= until {
+            return Progress::Reached;
+        }
+        let mut queue = self.queue.lock();
+        match &queue.turn {
+            Turn::Held => {
+                // Checked again under the lock: completion wakes waiters under it, so either this
+                // sees the completion or the completion sees the parker.
+                if self.completed.load(Ordering::Acquire) >= until {
+                    return Progress::Reached;
+                }
+                if let Some(parker) = parker {
+                    queue.waiters.push(Waiter::Thread(Arc::clone(parker)));
+                }
+                return Progress::Busy;
+            }
+            Turn::Parked(fence) => return Progress::Parked(fence.clone()),
+            Turn::Free | Turn::Listed => queue.turn = Turn::Held,
+        }
+        drop(queue);
+        self.run(until)
+    }
+
+    /// Runs commands up to `until`, the queue's end, or one that is blocked. Holds the turn.
+    fn run(self: &Arc<Strand>, until: u64) -> Progress {
+        // Sleeping for a core with the turn in hand is the one exception to I4: whoever holds a
+        // core always gets on, so this ends.
+        let mut permit = self.pool.enter();
+        loop {
+            let mut queue = self.queue.lock();
+            if self.completed.load(Ordering::Relaxed) >= until {
+                self.give_back(queue);
+                return Progress::Reached;
+            }
+            let Some(command) = queue.commands.pop_front() else {
+                self.give_back(queue);
+                return Progress::Reached;
+            };
+            drop(queue);
+            if let Some(fence) = command.blocked_on() {
+                let mut queue = self.queue.lock();
+                queue.commands.push_front(command);
+                queue.turn = Turn::Parked(fence.clone());
+                let woken = std::mem::take(&mut queue.waiters);
+                let (streams, threads) = split(woken);
+                queue.waiters = streams;
+                drop(queue);
+                threads.iter().for_each(Waiter::wake);
+                if fence.strand.notify_at(fence.at, self) {
+                    return Progress::Parked(fence);
+                }
+                // Completed meanwhile. Nobody was told of the parking, so the turn is still ours.
+                self.queue.lock().turn = Turn::Held;
+                continue;
+            }
+            assert_unlocked();
+            command.run(&self.pool, &mut permit);
+            self.complete_one();
+            permit.yield_to_waiters();
+        }
+    }
+
+    fn complete_one(&self) {
+        let mut queue = self.queue.lock();
+        let completed = self.completed.load(Ordering::Relaxed) + 1;
+        self.completed.store(completed, Ordering::Release);
+        if queue.waiters.is_empty() {
+            return;
+        }
+        let (kept, due) = std::mem::take(&mut queue.waiters)
+            .into_iter()
+            .partition(|w| matches!(w, Waiter::Stream { at, .. } if *at > completed));
+        queue.waiters = kept;
+        drop(queue);
+        let due: Vec<Waiter> = due;
+        due.iter().for_each(Waiter::wake);
+    }
+
+    /// Ends a turn (I3, I5).
+    fn give_back(self: &Arc<Strand>, mut queue: Guard<'_, Queue>) {
+        if queue.commands.is_empty() {
+            queue.turn = Turn::Free;
+            return;
+        }
+        queue.turn = Turn::Listed;
+        let (streams, threads) = split(std::mem::take(&mut queue.waiters));
+        queue.waiters = streams;
+        drop(queue);
+        self.pool.submit(Arc::clone(self) as Arc<dyn Task>);
+        threads.iter().for_each(Waiter::wake);
+    }
+
+    /// Arranges that `strand` is listed when `at` completes; false if it has.
+    fn notify_at(&self, at: u64, strand: &Arc<Strand>) -> bool {
+        let mut queue = self.queue.lock();
+        if self.completed.load(Ordering::Acquire) >= at {
+            return false;
+        }
+        queue.waiters.push(Waiter::Stream {
+            at,
+            strand: Arc::clone(strand),
+        });
+        true
+    }
+
+    /// The fence that the stream was parked at is done.
+    fn resume(self: &Arc<Strand>) {
+        self.queue.lock().turn = Turn::Listed;
+        self.pool.submit(Arc::clone(self) as Arc<dyn Task>);
+    }
+}
+
+impl Task for Strand {
+    fn run(self: Arc<Self>) {
+        // Whoever waited may have been faster: then there is nothing to do here.
+        {
+            let mut queue = self.queue.lock();
+            if !matches!(queue.turn, Turn::Listed) {
+                return;
+            }
+            queue.turn = Turn::Held;
+        }
+        Strand::run(&self, u64::MAX);
+    }
+}
+
+impl Waiter {
+    fn wake(&self) {
+        match self {
+            Waiter::Thread(parker) => parker.unpark(),
+            Waiter::Stream { strand, .. } => strand.resume(),
+        }
+    }
+}
+
+fn split(waiters: Vec<Waiter>) -> (Vec<Waiter>, Vec<Waiter>) {
+    waiters
+        .into_iter()
+        .partition(|w| matches!(w, Waiter::Stream { .. }))
+}
+
+/// Where one thread sleeps. A wake-up that comes first is kept.
+struct Parker {
+    woken: Mutex<bool>,
+    condvar: Condvar,
+}
+
+impl Default for Parker {
+    fn default() -> Parker {
+        Parker {
+            woken: Mutex::new(Rank::Leaf, false),
+            condvar: Condvar::new(),
+        }
+    }
+}
+
+impl Parker {
+    fn park(&self) {
+        let mut woken = self.woken.lock();
+        while !*woken {
+            woken = woken.wait(&self.condvar);
+        }
+        *woken = false;
+    }
+
+    fn unpark(&self) {
+        *self.woken.lock() = true;
+        self.condvar.notify_one();
+    }
+}
