@@ -76,11 +76,7 @@ impl Array {
             inputs: inputs.iter().cloned().collect(),
             options: Arc::clone(options),
         };
-        let node = Arc::new(Node::lazy(
-            recipe,
-            SmallVec::from(outputs),
-            stream.clone(),
-        ));
+        let node = Arc::new(Node::lazy(recipe, SmallVec::from(outputs), stream.clone()));
         (0..outputs.len())
             .map(|output| Array {
                 node: Arc::clone(&node),
@@ -162,7 +158,10 @@ impl Array {
             [item] => Ok(*item),
             _ => Err(Error::invalid(
                 "item",
-                format!("got an array of shape {}, expected one element", self.shape()),
+                format!(
+                    "got an array of shape {}, expected one element",
+                    self.shape()
+                ),
             )),
         }
     }

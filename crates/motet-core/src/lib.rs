@@ -4,17 +4,24 @@
 
 pub mod array;
 pub mod backend;
+pub mod compile;
 #[cfg(not(loom))]
 pub mod context;
 pub mod device;
 pub mod dtype;
 pub mod error;
 pub mod eval;
+#[cfg(not(loom))]
+pub mod export;
+#[cfg(not(loom))]
+pub mod graph;
 pub mod kernel;
 pub mod memory;
 #[cfg(all(test, loom))]
 mod models;
 pub mod node;
+#[cfg(not(loom))]
+pub mod ops;
 pub mod options;
 pub mod pool;
 pub mod program;

@@ -47,11 +47,7 @@ impl Buffer {
     ///
     /// # Safety
     /// `address..address + len` is readable, initialised, and not written while `owner` lives.
-    pub unsafe fn foreign(
-        address: NonNull<u8>,
-        len: usize,
-        owner: Box<dyn Send + Sync>,
-    ) -> Buffer {
+    pub unsafe fn foreign(address: NonNull<u8>, len: usize, owner: Box<dyn Send + Sync>) -> Buffer {
         Buffer {
             address,
             len,
@@ -120,8 +116,8 @@ impl Heap {
     /// # Errors
     /// [`ErrorKind::Memory`] where the limit or the machine does not allow it.
     pub fn allocate(self: &Arc<Heap>, len: usize) -> Result<Buffer> {
-        let (class, capacity) = size_class(len)
-            .ok_or_else(|| self.too_large(len, "no machine has so much memory"))?;
+        let (class, capacity) =
+            size_class(len).ok_or_else(|| self.too_large(len, "no machine has so much memory"))?;
         // The counters publish nothing: Relaxed. The budget is taken before the memory is.
         let active = self.active.fetch_add(capacity, Ordering::Relaxed) + capacity;
         let refuse = |why: &str| {
@@ -131,11 +127,7 @@ impl Heap {
         if active > self.limit.load(Ordering::Relaxed) {
             return refuse("that is over the limit");
         }
-        let reused = if capacity >= tuning::CACHED_BUFFER_BYTES {
-            self.classes[class].lock().pop()
-        } else {
-            None
-        };
+        let reused = class.and_then(|class| self.classes[class].lock().pop());
         let address = match reused {
             Some(Block(address)) => {
                 self.cached.fetch_sub(capacity, Ordering::Relaxed);
@@ -205,18 +197,15 @@ impl Heap {
 
     fn release(&self, address: NonNull<u8>, capacity: usize) {
         self.active.fetch_sub(capacity, Ordering::Relaxed);
-        let keeps = capacity >= tuning::CACHED_BUFFER_BYTES
-            && self.cached.fetch_add(capacity, Ordering::Relaxed) + capacity
-                <= self.cache_limit.load(Ordering::Relaxed);
-        if keeps {
-            let (class, _) = size_class(capacity).expect("it was allocated with this capacity");
-            self.classes[class].lock().push(Block(address));
-        } else {
-            if capacity >= tuning::CACHED_BUFFER_BYTES {
-                self.cached.fetch_sub(capacity, Ordering::Relaxed);
+        if let Some((Some(class), _)) = size_class(capacity) {
+            let cached = self.cached.fetch_add(capacity, Ordering::Relaxed) + capacity;
+            if cached <= self.cache_limit.load(Ordering::Relaxed) {
+                self.classes[class].lock().push(Block(address));
+                return;
             }
-            system_free(address, capacity);
+            self.cached.fetch_sub(capacity, Ordering::Relaxed);
         }
+        system_free(address, capacity);
     }
 
     fn too_large(&self, len: usize, why: &str) -> Error {
@@ -241,24 +230,25 @@ impl Drop for Heap {
 /// Size classes between a power of two and the next: at most a fifth of a block is waste.
 const CLASSES_PER_DOUBLING: usize = 4;
 
-/// The class of a size and the bytes that blocks of this class have.
-fn size_class(len: usize) -> Option<(usize, usize)> {
-    let len = len.max(ALIGNMENT);
+/// The bytes that a block for `len` has, and its class if blocks of this size are kept for reuse.
+fn size_class(len: usize) -> Option<(Option<usize>, usize)> {
+    if len < tuning::CACHED_BUFFER_BYTES {
+        return Some((None, len.max(1).next_multiple_of(ALIGNMENT)));
+    }
     let doubling = len.ilog2() as usize;
     let mut class = doubling * CLASSES_PER_DOUBLING;
     while class_capacity(class)? < len {
         class += 1;
     }
-    Some((class, class_capacity(class)?))
+    Some((Some(class), class_capacity(class)?))
 }
 
+/// The bytes of the blocks of a class; `None` where no machine has so many.
 fn class_capacity(class: usize) -> Option<usize> {
     let (doubling, step) = (class / CLASSES_PER_DOUBLING, class % CLASSES_PER_DOUBLING);
     let base = 1usize.checked_shl(doubling as u32)?;
     let capacity = base.checked_add(base / CLASSES_PER_DOUBLING * step)?;
-    let rounded = capacity.checked_next_multiple_of(ALIGNMENT)?;
-    isize::try_from(rounded).ok()?;
-    Some(rounded)
+    isize::try_from(capacity).is_ok().then_some(capacity)
 }
 
 fn system_allocate(capacity: usize) -> Option<NonNull<u8>> {
@@ -306,7 +296,7 @@ mod tests {
         for len in (0..4096).chain((1..60).map(|bit| (1 << bit) + 1)) {
             let (class, capacity) = size_class(len).unwrap();
             assert!(capacity >= len && capacity % ALIGNMENT == 0);
-            assert!(capacity <= (len + len / 4).next_multiple_of(ALIGNMENT).max(2 * ALIGNMENT));
+            assert!(capacity <= (len + len / 4).next_multiple_of(ALIGNMENT).max(ALIGNMENT));
             assert_eq!(size_class(capacity), Some((class, capacity)));
         }
         assert_eq!(size_class(usize::MAX), None);

@@ -23,9 +23,16 @@ impl CallOptions {
     /// An error if the call has been cancelled or its deadline has passed.
     pub(crate) fn check(&self, name: &str) -> Result<()> {
         if self.cancel.as_ref().is_some_and(CancelToken::is_cancelled) {
-            return Err(Error::new(ErrorKind::Cancelled, name, "the call was cancelled"));
+            return Err(Error::new(
+                ErrorKind::Cancelled,
+                name,
+                "the call was cancelled",
+            ));
         }
-        if self.deadline.is_some_and(|deadline| Instant::now() > deadline) {
+        if self
+            .deadline
+            .is_some_and(|deadline| Instant::now() > deadline)
+        {
             return Err(Error::new(
                 ErrorKind::DeadlineExceeded,
                 name,

@@ -46,7 +46,10 @@ impl Shape {
         if self.len() > MAX_RANK {
             return Err(Error::invalid(
                 "shape",
-                format!("got {} dimensions, at most {MAX_RANK} are possible", self.len()),
+                format!(
+                    "got {} dimensions, at most {MAX_RANK} are possible",
+                    self.len()
+                ),
             ));
         }
         let mut bytes = dtype.size();
@@ -357,7 +360,11 @@ mod tests {
     fn hostile_shapes_are_refused() {
         assert!(Shape::new(&[1 << 31]).check(Dtype::Bool).is_err());
         assert!(Shape::new(&[1 << 30; 3]).check(Dtype::Bool).is_err());
-        assert!(Shape::new(&[0, 1 << 30, 1 << 30, 1 << 30]).check(Dtype::Bool).is_err());
+        assert!(
+            Shape::new(&[0, 1 << 30, 1 << 30, 1 << 30])
+                .check(Dtype::Bool)
+                .is_err()
+        );
         assert!(Shape::new(&[1; 65]).check(Dtype::Bool).is_err());
         assert!(Shape::new(&[1 << 20, 0]).check(Dtype::Float32).is_ok());
     }

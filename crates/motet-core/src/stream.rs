@@ -129,14 +129,21 @@ pub(crate) struct Fence {
     at: u64,
 }
 
+impl Fence {
+    fn is_done(&self) -> bool {
+        self.strand.completed.load(Ordering::Acquire) >= self.at
+    }
+}
+
 /// Waits for a fence, helping: runs the streams that it depends on when nobody does (I5).
 pub(crate) fn wait(fence: Fence) {
     assert_unlocked();
+    // Most waits run their work themselves and never sleep.
     let mut parker = None;
     let mut pending = vec![fence];
     while let Some(fence) = pending.last() {
         let parker: &Arc<Parker> = parker.get_or_insert_with(Default::default);
-        match fence.strand.advance(fence.at, Some(parker)) {
+        match fence.strand.advance(fence.at, parker) {
             Progress::Reached => {
                 pending.pop();
             }
@@ -173,9 +180,16 @@ enum Turn {
     Parked(Fence),
 }
 
+impl Turn {
+    /// Parked, at a fence that is done.
+    fn can_resume(&self) -> bool {
+        matches!(self, Turn::Parked(fence) if fence.is_done())
+    }
+}
+
 enum Waiter {
-    /// A thread that sleeps until the fence completes or the turn is given back.
-    Thread(Arc<Parker>),
+    /// A thread that sleeps until `at` completes or the turn is given back.
+    Thread { at: u64, parker: Arc<Parker> },
     /// A stream that is parked until `at` completes.
     Stream { at: u64, strand: Arc<Strand> },
 }
@@ -191,7 +205,7 @@ enum Progress {
 
 impl Strand {
     /// Runs commands up to `until` if the turn can be had.
-    fn advance(self: &Arc<Strand>, until: u64, parker: Option<&Arc<Parker>>) -> Progress {
+    fn advance(self: &Arc<Strand>, until: u64, parker: &Arc<Parker>) -> Progress {
         if self.completed.load(Ordering::Acquire) >= until {
             return Progress::Reached;
         }
@@ -203,13 +217,16 @@ impl Strand {
                 if self.completed.load(Ordering::Acquire) >= until {
                     return Progress::Reached;
                 }
-                if let Some(parker) = parker {
-                    queue.waiters.push(Waiter::Thread(Arc::clone(parker)));
-                }
+                queue.waiters.push(Waiter::Thread {
+                    at: until,
+                    parker: Arc::clone(parker),
+                });
                 return Progress::Busy;
             }
-            Turn::Parked(fence) => return Progress::Parked(fence.clone()),
-            Turn::Free | Turn::Listed => queue.turn = Turn::Held,
+            Turn::Parked(fence) if !fence.is_done() => return Progress::Parked(fence.clone()),
+            // Parked at a fence that is done: whoever completed it is about to list the stream.
+            // Waiting for that would be spinning.
+            Turn::Parked(_) | Turn::Free | Turn::Listed => queue.turn = Turn::Held,
         }
         drop(queue);
         self.run(until)
@@ -243,8 +260,12 @@ impl Strand {
                 if fence.strand.notify_at(fence.at, self) {
                     return Progress::Parked(fence);
                 }
-                // Completed meanwhile. Nobody was told of the parking, so the turn is still ours.
-                self.queue.lock().turn = Turn::Held;
+                // Completed meanwhile, so nobody will list the stream: go on, unless a waiter does.
+                let mut queue = self.queue.lock();
+                if !queue.turn.can_resume() {
+                    return Progress::Parked(fence);
+                }
+                queue.turn = Turn::Held;
                 continue;
             }
             assert_unlocked();
@@ -263,7 +284,7 @@ impl Strand {
         }
         let (kept, due) = std::mem::take(&mut queue.waiters)
             .into_iter()
-            .partition(|w| matches!(w, Waiter::Stream { at, .. } if *at > completed));
+            .partition(|waiter| waiter.at() > completed);
         queue.waiters = kept;
         drop(queue);
         let due: Vec<Waiter> = due;
@@ -297,10 +318,15 @@ impl Strand {
         true
     }
 
-    /// The fence that the stream was parked at is done.
+    /// A fence that the stream was parked at is done. A waiter may have been faster, and the stream
+    /// be parked at a later fence by now.
     fn resume(self: &Arc<Strand>) {
-        self.queue.lock().turn = Turn::Listed;
-        self.pool.submit(Arc::clone(self) as Arc<dyn Task>);
+        let mut queue = self.queue.lock();
+        if queue.turn.can_resume() {
+            queue.turn = Turn::Listed;
+            drop(queue);
+            self.pool.submit(Arc::clone(self) as Arc<dyn Task>);
+        }
     }
 }
 
@@ -319,9 +345,15 @@ impl Task for Strand {
 }
 
 impl Waiter {
+    fn at(&self) -> u64 {
+        match self {
+            Waiter::Thread { at, .. } | Waiter::Stream { at, .. } => *at,
+        }
+    }
+
     fn wake(&self) {
         match self {
-            Waiter::Thread(parker) => parker.unpark(),
+            Waiter::Thread { parker, .. } => parker.unpark(),
             Waiter::Stream { strand, .. } => strand.resume(),
         }
     }

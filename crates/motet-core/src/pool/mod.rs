@@ -1,116 +1,320 @@
-//! The intra-op pool and the core budget (first version: regions run on the caller).
+//! The one intra-op pool, and the core budget that everything that computes goes through.
+//!
+//! A worker:
+//!
+//! ```text
+//!             submit, region opened
+//!   Asleep -------------------------> Looking ---- tasks on the list ----> waits for a core, then
+//!     ^                                |   ^                               runs tasks until none
+//!     +---- nothing to do, no core ----+   |                                 |
+//!                                      |   +---------------------------------+
+//!                                      |   +---- no tiles left, or wanted elsewhere ----+
+//!                                      +-------- a region, and a core that is free ---> helps
+//! ```
+//!
+//! Invariants:
+//! - No caller needs a worker: the caller of a region takes tiles until none are left, and whoever
+//!   waits for a stream runs it. In a forked child there are no workers, and nothing is missing.
+//! - A worker waits for a core only while it holds nothing: no task, no region. It helps a region
+//!   only with a core that it got without waiting.
+//! - A worker looks at the list and goes to sleep under one lock, and what is added to the list
+//!   under that lock is followed by a wake-up: none is lost.
+//! - At most `ceil(cores / regions)` threads serve one region. Helpers beyond that leave between
+//!   two tiles, and all of them do when a thread waits for a core or a task for a worker.
+//! - Locks are held for a few moves, never while a tile or a task runs (I4).
+//!
+//! [`Pool::for_each_tile`] is for kernels, [`Pool::submit`] and [`Pool::enter`] for streams.
+
+mod cores;
+#[cfg(all(test, loom))]
+mod models;
+mod region;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+pub use cores::CorePermit;
+
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, Rank, thread};
+use crate::tuning;
+use cores::Cores;
+use region::Region;
 
 /// A piece of work for the workers' list.
 pub trait Task: Send + Sync {
-    /// Does the work.
+    /// Does the work, on a worker that has a core. Should not panic: what the task was to do after
+    /// that is not done, though the pool is none the worse for it.
     fn run(self: Arc<Self>);
 }
 
-/// Workers and the core budget.
+/// Workers, and the budget of cores for them and for those who call.
 pub struct Pool {
-    cores: usize,
-    budget: Mutex<Budget>,
-    freed: Condvar,
-}
-
-struct Budget {
-    running: usize,
-    queue: VecDeque<u64>,
-    next: u64,
+    shared: Arc<Shared>,
 }
 
 impl Pool {
-    /// A pool for `cores` cores.
+    /// A pool for so many cores (at least one). Workers are started when they are first needed and
+    /// end when the pool is dropped.
     pub fn new(cores: usize) -> Arc<Pool> {
         Arc::new(Pool {
-            cores: cores.max(1),
-            budget: Mutex::new(
-                Rank::Leaf,
-                Budget {
-                    running: 0,
-                    queue: VecDeque::new(),
-                    next: 0,
-                },
-            ),
-            freed: Condvar::new(),
+            shared: Arc::new(Shared::new(cores.max(1))),
         })
     }
 
-    /// The pool of the process.
+    /// The pool of the process: as many cores as `MOTET_NUM_THREADS` says, or as the process may
+    /// use.
     #[cfg(not(loom))]
     pub fn global() -> &'static Arc<Pool> {
         static POOL: std::sync::OnceLock<Arc<Pool>> = std::sync::OnceLock::new();
         POOL.get_or_init(|| {
-            let available = || thread::available_parallelism().map_or(1, |n| n.get());
-            let cores = std::env::var("MOTET_NUM_THREADS")
-                .ok()
-                .and_then(|n| n.trim().parse().ok())
-                .filter(|&n| n > 0)
-                .unwrap_or_else(available);
-            Pool::new(cores)
+            let asked = std::env::var("MOTET_NUM_THREADS").ok();
+            let asked = asked.and_then(|cores| cores.trim().parse().ok());
+            // Affinity and cgroup quotas are in what std reports.
+            let available = || thread::available_parallelism().map_or(1, |cores| cores.get());
+            Pool::new(asked.filter(|&cores| cores > 0).unwrap_or_else(available))
         })
     }
 
-    /// Calls `run` with each of `0..tiles` once.
-    pub fn for_each_tile(&self, tiles: usize, _tile_cost_ns: usize, run: &(dyn Fn(usize) + Sync)) {
-        (0..tiles).for_each(run);
+    /// Calls `run` with each of `0..tiles` once; returns when all are done. `tile_cost_ns` is a
+    /// guess at the time that one takes: the caller works alone where help would cost more than it
+    /// brings, or no core is free. The tiles are the same however many threads there are.
+    ///
+    /// A panic in a tile goes on in the caller; some other tiles are then not run.
+    pub fn for_each_tile(&self, tiles: usize, tile_cost_ns: usize, run: &(dyn Fn(usize) + Sync)) {
+        let helpers = self.shared.helpers(tiles, tile_cost_ns);
+        if helpers == 0 {
+            (0..tiles).for_each(run);
+        } else {
+            Region::run(tiles, run, |region| self.shared.list(region, helpers));
+        }
     }
 
-    /// Gives a task to the workers.
+    /// Puts a task on the workers' list: first in, first out.
+    ///
+    /// In a forked child it is dropped, as there are no workers: streams are then run by those who
+    /// wait for them.
     pub fn submit(self: &Arc<Self>, task: Arc<dyn Task>) {
-        let pool = Arc::clone(self);
-        thread::spawn(move || {
-            let _core = pool.enter();
-            task.run();
-        });
+        self.shared.submit(task);
     }
 
-    /// Waits for a core.
+    /// Takes a core for the calling thread; waits in line while `cores` threads have one. A thread
+    /// that has one already gets a permit at once.
     pub fn enter(&self) -> CorePermit<'_> {
-        let mut budget = self.budget.lock();
-        let ticket = budget.next;
-        budget.next += 1;
-        budget.queue.push_back(ticket);
-        while budget.running >= self.cores || budget.queue.front() != Some(&ticket) {
-            budget = budget.wait(&self.freed);
-        }
-        budget.queue.pop_front();
-        budget.running += 1;
-        self.freed.notify_all();
-        CorePermit { pool: self }
+        self.shared.cores.enter()
     }
 }
 
-/// The right to run on a core.
-pub struct CorePermit<'a> {
-    pool: &'a Pool,
-}
-
-impl CorePermit<'_> {
-    /// Lets who waits for a core go first.
-    pub fn yield_to_waiters(&mut self) {
-        if !self.pool.budget.lock().queue.is_empty() {
-            let pool = self.pool;
-            pool.leave();
-            std::mem::forget(pool.enter());
-        }
-    }
-}
-
-impl Drop for CorePermit<'_> {
+impl Drop for Pool {
     fn drop(&mut self) {
-        self.pool.leave();
+        if !self.shared.cores.orphaned() {
+            self.shared.jobs.lock().stopped = true;
+            self.shared.wake.notify_all();
+        }
     }
 }
 
-impl Pool {
-    fn leave(&self) {
-        self.budget.lock().running -= 1;
-        self.freed.notify_all();
+/// What the handles to the pool and the workers share.
+struct Shared {
+    count: usize,
+    cores: Cores,
+    jobs: Mutex<Jobs>,
+    wake: Condvar,
+    /// Mirrors of the lengths in `jobs`, read without the lock as hints: Relaxed.
+    regions: AtomicUsize,
+    tasks: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Jobs {
+    tasks: VecDeque<Arc<dyn Task>>,
+    regions: Vec<Arc<Region>>,
+    /// Workers that there are, and how many of them sleep or have been woken and not got here yet.
+    workers: usize,
+    asleep: usize,
+    stopped: bool,
+}
+
+/// What a worker found to do.
+enum Job {
+    Tasks,
+    Help(Arc<Region>),
+}
+
+impl Shared {
+    fn new(count: usize) -> Shared {
+        Shared {
+            count,
+            cores: Cores::new(count),
+            jobs: Mutex::new(Rank::Leaf, Jobs::default()),
+            wake: Condvar::new(),
+            regions: AtomicUsize::new(0),
+            tasks: AtomicUsize::new(0),
+        }
+    }
+
+    /// How many helpers a region of this size should have: 0 if it is not worth opening.
+    fn helpers(&self, tiles: usize, tile_cost_ns: usize) -> usize {
+        let small = tiles.saturating_mul(tile_cost_ns) < tuning::REGION_MIN_NS;
+        if tiles <= 1 || self.count == 1 || small || region::inside() || self.cores.orphaned() {
+            return 0;
+        }
+        let share = self.helpers_each(self.regions.load(Ordering::Relaxed) + 1);
+        share.min(tiles - 1).min(self.cores.free())
+    }
+
+    /// How many helpers each of so many regions may have.
+    fn helpers_each(&self, regions: usize) -> usize {
+        self.count.div_ceil(regions.max(1)) - 1
+    }
+
+    /// Makes a region known and wakes so many workers for it.
+    fn list<'a>(self: &'a Arc<Self>, region: &Arc<Region>, helpers: usize) -> Listed<'a> {
+        let mut jobs = self.jobs.lock();
+        jobs.regions.push(Arc::clone(region));
+        self.regions.store(jobs.regions.len(), Ordering::Relaxed);
+        let asleep = jobs.asleep;
+        let missing = self.hire(&mut jobs, helpers.saturating_sub(asleep));
+        drop(jobs);
+        // From here on the region has to be taken off the list, whatever happens.
+        let listed = Listed {
+            shared: self,
+            region: Arc::clone(region),
+        };
+        if asleep > helpers {
+            (0..helpers).for_each(|_| self.wake.notify_one());
+        } else if asleep > 0 {
+            self.wake.notify_all();
+        }
+        self.start(missing);
+        listed
+    }
+
+    fn submit(self: &Arc<Self>, task: Arc<dyn Task>) {
+        if self.cores.orphaned() {
+            return;
+        }
+        let mut jobs = self.jobs.lock();
+        jobs.tasks.push_back(task);
+        self.tasks.store(jobs.tasks.len(), Ordering::Relaxed);
+        let missing = jobs.tasks.len().saturating_sub(jobs.asleep).min(1);
+        let missing = self.hire(&mut jobs, missing);
+        drop(jobs);
+        self.wake.notify_one();
+        self.start(missing);
+    }
+
+    /// Counts up to `wanted` new workers, which [`Shared::start`] has to start without the lock.
+    fn hire(&self, jobs: &mut Jobs, wanted: usize) -> usize {
+        let most = (self.count - 1).max(1);
+        let hired = wanted.min(most - jobs.workers);
+        jobs.workers += hired;
+        hired
+    }
+
+    /// Starts workers. If the system has no more threads the callers do the work.
+    fn start(self: &Arc<Self>, workers: usize) {
+        for _ in 0..workers {
+            let worker = Worker(Arc::clone(self));
+            let named = thread::Builder::new().name("motet-worker".to_owned());
+            // Detached. A closure that is not run is dropped, which counts the worker off again.
+            let _ = named.spawn(move || worker.work());
+        }
+    }
+
+    /// Sleeps until there is something to do; `None` when the pool is gone.
+    fn next_job(&self) -> Option<Job> {
+        let mut jobs = self.jobs.lock();
+        loop {
+            if !jobs.tasks.is_empty() {
+                return Some(Job::Tasks);
+            }
+            if jobs.stopped {
+                return None;
+            }
+            if self.cores.free() > 0 {
+                let limit = self.helpers_each(jobs.regions.len());
+                let wanting = jobs.regions.iter().filter(|r| r.wants_help(limit));
+                if let Some(region) = wanting.min_by_key(|r| r.helpers()) {
+                    return Some(Job::Help(Arc::clone(region)));
+                }
+            }
+            jobs.asleep += 1;
+            jobs = jobs.wait(&self.wake);
+            jobs.asleep -= 1;
+        }
+    }
+
+    fn next_task(&self) -> Option<Arc<dyn Task>> {
+        let mut jobs = self.jobs.lock();
+        let task = jobs.tasks.pop_front();
+        self.tasks.store(jobs.tasks.len(), Ordering::Relaxed);
+        task
+    }
+
+    /// How many helpers a region may have now.
+    fn limit(&self) -> usize {
+        self.helpers_each(self.regions.load(Ordering::Relaxed))
+    }
+
+    /// Whether a helper of `region` should rather leave it.
+    fn wanted_elsewhere(&self, region: &Region) -> bool {
+        self.cores.contended()
+            || self.tasks.load(Ordering::Relaxed) > 0
+            || region.helpers() > self.limit()
+    }
+}
+
+/// A region on the list; dropping this takes it off.
+struct Listed<'a> {
+    shared: &'a Shared,
+    region: Arc<Region>,
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        let mut jobs = self.shared.jobs.lock();
+        jobs.regions.retain(|r| !Arc::ptr_eq(r, &self.region));
+        let regions = jobs.regions.len();
+        self.shared.regions.store(regions, Ordering::Relaxed);
+    }
+}
+
+/// A worker's place in the pool; dropping it, in whatever way the thread ends, counts it off.
+struct Worker(Arc<Shared>);
+
+impl Worker {
+    fn work(&self) {
+        let shared = &*self.0;
+        while let Some(job) = shared.next_job() {
+            match job {
+                Job::Tasks => {
+                    let mut permit = shared.cores.enter();
+                    while let Some(task) = shared.next_task() {
+                        task.run();
+                        permit.yield_to_waiters();
+                    }
+                }
+                Job::Help(region) => {
+                    if let Some(_permit) = shared.cores.try_enter() {
+                        region.help(shared.limit(), || shared.wanted_elsewhere(&region));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let mut jobs = self.0.jobs.lock();
+        jobs.workers -= 1;
+        // A task has panicked: somebody has to do the others.
+        let missing = usize::from(std::thread::panicking() && !jobs.tasks.is_empty());
+        let missing = self.0.hire(&mut jobs, missing);
+        drop(jobs);
+        self.0.start(missing);
     }
 }

@@ -1,0 +1,295 @@
+//! A cache whose entries are made once: single flight, bounded, least recently used goes first.
+//!
+//! A hit takes one short lock and waits for nobody. Nothing is locked while an entry is being made;
+//! only those who need that entry wait for it. A failure goes to all of them, and the next caller
+//! tries again.
+//!
+//! ```text
+//!   absent --first caller--> Making --made--> Made --evicted--> absent
+//!                                   \-failed-------------------> absent
+//! ```
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::sync::{Condvar, Mutex, Rank, assert_unlocked};
+
+/// Values by key, each made by the first who asks for it.
+pub struct PlanCache<K, V> {
+    capacity: usize,
+    entries: Mutex<Entries<K, V>>,
+}
+
+struct Entries<K, V> {
+    by_key: HashMap<K, Entry<V>>,
+    /// Counts uses: tells which entry was used last.
+    clock: u64,
+}
+
+enum Entry<V> {
+    Making(Arc<Flight<V>>),
+    Made { value: Arc<V>, used: u64 },
+}
+
+/// Where those who need an entry that is being made wait.
+struct Flight<V> {
+    result: Mutex<Option<Result<Arc<V>>>>,
+    landed: Condvar,
+}
+
+/// What a caller has to do.
+enum Part<V> {
+    Take(Arc<V>),
+    Wait(Arc<Flight<V>>),
+    Make(Arc<Flight<V>>),
+}
+
+impl<K: Clone + Eq + Hash, V> PlanCache<K, V> {
+    /// An empty cache that keeps at most `capacity` values (at least one).
+    pub fn new(capacity: usize) -> PlanCache<K, V> {
+        PlanCache {
+            capacity: capacity.max(1),
+            entries: Mutex::new(
+                Rank::Leaf,
+                Entries {
+                    by_key: HashMap::new(),
+                    clock: 0,
+                },
+            ),
+        }
+    }
+
+    /// The value of `key`, made by `build` if nobody has made it. `build` must not ask this cache
+    /// for the same key.
+    ///
+    /// # Errors
+    /// What `build` returned, or that it panicked; the same for all who waited for it.
+    pub fn get_or_build(&self, key: &K, build: impl FnOnce() -> Result<V>) -> Result<Arc<V>> {
+        match self.part(key) {
+            Part::Take(value) => Ok(value),
+            Part::Wait(flight) => flight.wait(),
+            Part::Make(flight) => {
+                assert_unlocked();
+                let result = catch_unwind(AssertUnwindSafe(build))
+                    .unwrap_or_else(|panic| Err(Error::from_panic("compile", &*panic)))
+                    .map(Arc::new);
+                self.keep(key, &result);
+                flight.land(result.clone());
+                result
+            }
+        }
+    }
+
+    /// The number of values that are kept.
+    pub fn len(&self) -> usize {
+        let entries = self.entries.lock();
+        let made = |entry: &&Entry<V>| matches!(entry, Entry::Made { .. });
+        entries.by_key.values().filter(made).count()
+    }
+
+    /// Whether no value is kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn part(&self, key: &K) -> Part<V> {
+        let mut entries = self.entries.lock();
+        entries.clock += 1;
+        let now = entries.clock;
+        match entries.by_key.get_mut(key) {
+            Some(Entry::Made { value, used }) => {
+                *used = now;
+                Part::Take(Arc::clone(value))
+            }
+            Some(Entry::Making(flight)) => Part::Wait(Arc::clone(flight)),
+            None => {
+                let flight = Arc::new(Flight {
+                    result: Mutex::new(Rank::Leaf, None),
+                    landed: Condvar::new(),
+                });
+                let entry = Entry::Making(Arc::clone(&flight));
+                entries.by_key.insert(key.clone(), entry);
+                Part::Make(flight)
+            }
+        }
+    }
+
+    fn keep(&self, key: &K, result: &Result<Arc<V>>) {
+        let mut entries = self.entries.lock();
+        let now = entries.clock;
+        let replaced = match result {
+            Ok(value) => {
+                let value = Arc::clone(value);
+                let entry = Entry::Made { value, used: now };
+                entries.by_key.insert(key.clone(), entry)
+            }
+            Err(_) => entries.by_key.remove(key),
+        };
+        let evicted = entries.evict(self.capacity, key);
+        // Values are large, and dropping one runs foreign code: not under the lock.
+        drop(entries);
+        drop((replaced, evicted));
+    }
+}
+
+impl<K: Clone + Eq + Hash, V> Entries<K, V> {
+    /// Takes out what was not used for the longest time; `newest` stays.
+    fn evict(&mut self, capacity: usize, newest: &K) -> Option<Entry<V>> {
+        let age = |(key, entry): (&K, &Entry<V>)| match entry {
+            Entry::Made { used, .. } => Some((*used, key.clone())),
+            Entry::Making(_) => None,
+        };
+        let made = self.by_key.iter().filter_map(age);
+        if made.clone().count() <= capacity {
+            return None;
+        }
+        let others = made.filter(|(_, key)| key != newest);
+        let (_, oldest) = others.min_by_key(|&(used, _)| used)?;
+        self.by_key.remove(&oldest)
+    }
+}
+
+impl<V> Flight<V> {
+    fn land(&self, result: Result<Arc<V>>) {
+        *self.result.lock() = Some(result);
+        self.landed.notify_all();
+    }
+
+    fn wait(&self) -> Result<Arc<V>> {
+        assert_unlocked();
+        let mut result = self.result.lock();
+        loop {
+            if let Some(result) = &*result {
+                return result.clone();
+            }
+            result = result.wait(&self.landed);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn least_recently_used_goes_first() {
+        let cache = PlanCache::new(2);
+        let get = |key| *cache.get_or_build(&key, || Ok(key * 10)).unwrap();
+        assert_eq!((get(1), get(2), get(1), get(3)), (10, 20, 10, 30));
+        assert_eq!(cache.len(), 2);
+        let kept = cache.get_or_build(&1, || Err(Error::invalid("test", "evicted")));
+        assert_eq!(*kept.unwrap(), 10);
+        assert!(
+            cache
+                .get_or_build(&2, || Err(Error::invalid("test", "evicted")))
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn failures_and_panics_are_reported_and_may_be_tried_again() {
+        let cache: PlanCache<u8, u8> = PlanCache::new(4);
+        let failed = cache.get_or_build(&0, || Err(Error::invalid("test", "no")));
+        assert_eq!(failed.unwrap_err().kind(), ErrorKind::Invalid);
+        let panicked = cache.get_or_build(&0, || panic!("on purpose")).unwrap_err();
+        assert_eq!(panicked.kind(), ErrorKind::Internal);
+        assert!(panicked.to_string().contains("on purpose"));
+        assert_eq!(*cache.get_or_build(&0, || Ok(7)).unwrap(), 7);
+    }
+
+    #[test]
+    fn a_hit_does_not_wait_for_a_build_and_waiters_share_one() {
+        let cache: PlanCache<u8, u8> = PlanCache::new(4);
+        cache.get_or_build(&1, || Ok(1)).unwrap();
+        let (started, finish) = (Barrier::new(2), Barrier::new(2));
+        let builds = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                cache.get_or_build(&2, || {
+                    started.wait();
+                    finish.wait();
+                    builds.fetch_add(1, Ordering::Relaxed);
+                    panic!("on purpose")
+                })
+            });
+            started.wait();
+            // The build of 2 cannot end before this hit has.
+            assert_eq!(*cache.get_or_build(&1, || Ok(0)).unwrap(), 1);
+            let waiter = scope.spawn(|| {
+                cache.get_or_build(&2, || {
+                    builds.fetch_add(1, Ordering::Relaxed);
+                    Ok(2)
+                })
+            });
+            finish.wait();
+            // It waited and shares the failure, or came later and made the value.
+            match waiter.join().unwrap() {
+                Ok(value) => assert_eq!((*value, builds.load(Ordering::Relaxed)), (2, 2)),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Internal),
+            }
+        });
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_models {
+    use super::*;
+    use loom::sync::atomic::{AtomicUsize, Ordering};
+    use loom::thread;
+
+    #[test]
+    fn loom_plan_built_once() {
+        loom::model(|| {
+            let cache = Arc::new(PlanCache::new(2));
+            let builds = Arc::new(AtomicUsize::new(0));
+            let ask = |cache: &PlanCache<u8, usize>, builds: &AtomicUsize| {
+                let build = || Ok(builds.fetch_add(1, Ordering::Relaxed) + 40);
+                *cache.get_or_build(&0, build).unwrap()
+            };
+            let others = [(); 2].map(|()| {
+                let (cache, builds) = (Arc::clone(&cache), Arc::clone(&builds));
+                thread::spawn(move || ask(&cache, &builds))
+            });
+            assert_eq!(ask(&cache, &builds), 40);
+            for other in others {
+                assert_eq!(other.join().unwrap(), 40);
+            }
+            assert_eq!(builds.load(Ordering::Relaxed), 1);
+        });
+    }
+
+    #[test]
+    fn loom_failed_plan_is_reported_to_waiters_and_tried_again() {
+        loom::model(|| {
+            let cache: Arc<PlanCache<u8, u8>> = Arc::new(PlanCache::new(1));
+            let other = {
+                let cache = Arc::clone(&cache);
+                thread::spawn(move || cache.get_or_build(&0, || Err(Error::invalid("a", "no"))))
+            };
+            let mine = cache.get_or_build(&0, || Err(Error::invalid("b", "no")));
+            assert!(mine.is_err() && other.join().unwrap().is_err());
+            assert_eq!(*cache.get_or_build(&0, || Ok(3)).unwrap(), 3);
+        });
+    }
+
+    #[test]
+    fn loom_eviction_loses_no_waiter() {
+        loom::model(|| {
+            let cache: Arc<PlanCache<u8, u8>> = Arc::new(PlanCache::new(1));
+            let other = {
+                let cache = Arc::clone(&cache);
+                thread::spawn(move || *cache.get_or_build(&1, || Ok(1)).unwrap())
+            };
+            assert_eq!(*cache.get_or_build(&0, || Ok(0)).unwrap(), 0);
+            assert_eq!(*cache.get_or_build(&1, || Ok(1)).unwrap(), 1);
+            assert_eq!(other.join().unwrap(), 1);
+            assert_eq!(cache.len(), 1);
+        });
+    }
+}

@@ -1,0 +1,11 @@
+//! The passes: pure functions from [`Ir`](super::ir::Ir) to `Ir`.
+
+mod common_subexpressions;
+mod dead_code;
+mod fold_constants;
+mod fuse;
+
+pub(crate) use common_subexpressions::common_subexpressions;
+pub(crate) use dead_code::dead_code;
+pub(crate) use fold_constants::fold_constants;
+pub(crate) use fuse::fuse;

@@ -1,0 +1,444 @@
+//! Plans: a graph made ready for inputs of certain shapes, run by any number of threads at once.
+//!
+//! A plan is immutable but for its list of workspaces. A call takes one (or makes one: there are as
+//! many as calls were in flight at once), allocates its outputs, and launches the steps in order;
+//! where each argument lies was decided when the plan was built.
+
+use std::fmt;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::backend::{self, Backend, Launch, Location};
+use crate::compile::ir::{self, Ir, Kind, signature};
+use crate::compile::memory_plan::{Request, plan_memory};
+use crate::compile::place::{Place, Placed, PlacedKernel, Root, place};
+use crate::compile::{executor, passes};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+use crate::kernel::Kernel;
+use crate::memory::{Buffer, heap};
+use crate::pool::Pool;
+use crate::shape::{Layout, Spec};
+use crate::sync::{Mutex, Rank};
+use crate::tensor::Tensor;
+
+/// A graph compiled for inputs of certain specs.
+pub struct Plan {
+    inputs: Vec<Spec>,
+    /// The alignment that the plan needs of each input.
+    alignments: Vec<usize>,
+    outputs: Vec<Spec>,
+    results: Vec<(Argument, Layout)>,
+    steps: Vec<PlanStep>,
+    /// The bytes of each allocation that leaves a call with its results.
+    escaping: Vec<usize>,
+    workspace_bytes: usize,
+    /// Workspaces that no call uses now.
+    workspaces: Mutex<Vec<Buffer>>,
+    backend: &'static dyn Backend,
+}
+
+struct PlanStep {
+    name: String,
+    signature: String,
+    kernel: Kernel,
+    prepared: Box<dyn backend::Step>,
+    inputs: SmallVec<[Argument; 4]>,
+    outputs: SmallVec<[Argument; 1]>,
+    /// The scratch memory's offset in the workspace.
+    scratch: usize,
+}
+
+/// Where a call finds a value's first element.
+struct Argument {
+    source: Source,
+    offset: usize,
+}
+
+enum Source {
+    /// The offset is from the input tensor's first element.
+    Input(usize),
+    Constant(Arc<Buffer>),
+    Workspace,
+    Escaping(usize),
+}
+
+impl Plan {
+    /// Compiles `graph` for inputs of these specs. `fuse` joins elementwise operations, which rounds
+    /// half types less often.
+    ///
+    /// # Errors
+    /// Inputs that the graph does not take; operations that the backend does not have.
+    pub fn build(graph: &Graph, inputs: &[Spec], fuse: bool) -> Result<Plan> {
+        let backend = backend::backend(Device::CPU)?;
+        Plan::from_ir(ir::lower(graph, inputs)?, fuse, backend, Pool::global())
+    }
+
+    pub(crate) fn from_ir(
+        ir: Ir,
+        fuse: bool,
+        backend: &'static dyn Backend,
+        pool: &Pool,
+    ) -> Result<Plan> {
+        let outputs = ir.outputs.iter().map(|&v| ir.values[v].clone()).collect();
+        let ir = passes::common_subexpressions(passes::dead_code(ir));
+        let mut ir = passes::fold_constants(ir, &|step, inputs, outputs| match &step.kind {
+            Kind::View(view) => {
+                let seen = executor::see(&step.name, view, inputs.first()?, outputs.first()?);
+                seen.ok()?.map(|tensor| vec![tensor])
+            }
+            Kind::Kernel(_) => executor::run_step(backend, step, inputs, outputs, pool).ok(),
+        });
+        if fuse {
+            ir = passes::fuse(ir);
+        }
+        let pack = |tensor: &Tensor| executor::row_major(backend, tensor, pool);
+        let placed = place(passes::dead_code(ir), backend, &pack)?;
+        Plan::from_placed(placed, outputs, backend)
+    }
+
+    fn from_placed(
+        mut placed: Placed,
+        outputs: Vec<Spec>,
+        backend: &'static dyn Backend,
+    ) -> Result<Plan> {
+        // A kernel that writes no elements has nothing to do.
+        let writes =
+            |kernel: &PlacedKernel| kernel.outputs.iter().any(|p| p.layout.shape.size() > 0);
+        placed.kernels.retain(writes);
+        let prepared: Vec<Box<dyn backend::Step>> = placed
+            .kernels
+            .iter()
+            .map(|kernel| prepare(kernel, backend))
+            .collect::<Result<_>>()?;
+
+        // Temporaries that results lie in are allocations of their own; the others, and the scratch
+        // memory of each step, share the workspace.
+        let mut escaping = Vec::new();
+        let mut escapes = vec![None; placed.temporaries.len()];
+        for output in &placed.outputs {
+            if let Root::Temporary(t) = output.root
+                && escapes[t].is_none()
+            {
+                escapes[t] = Some(escaping.len());
+                escaping.push(placed.temporaries[t]);
+            }
+        }
+        let mut requests = lifetimes(&placed, &escapes);
+        requests.extend(prepared.iter().enumerate().map(|(step, prepared)| Request {
+            bytes: prepared.scratch_bytes(),
+            first: step,
+            last: step,
+        }));
+        let memory = plan_memory(&requests)?;
+        let (temporaries, scratch) = memory.offsets.split_at(placed.temporaries.len());
+
+        let argument = |place: &Place| {
+            let (source, base) = match place.root {
+                Root::Input(index) => (Source::Input(index), 0),
+                Root::Constant(index) => {
+                    let tensor = &placed.constants[index];
+                    (Source::Constant(Arc::clone(&tensor.buffer)), tensor.offset)
+                }
+                Root::Temporary(t) => match escapes[t] {
+                    Some(index) => (Source::Escaping(index), 0),
+                    None => (Source::Workspace, temporaries[t]),
+                },
+            };
+            Argument {
+                source,
+                offset: base + place.offset,
+            }
+        };
+        let results = placed
+            .outputs
+            .iter()
+            .map(|p| (argument(p), p.layout.clone()))
+            .collect();
+        let with_scratch = placed.kernels.iter().zip(prepared).zip(scratch);
+        let steps = with_scratch.map(|((kernel, prepared), &scratch)| PlanStep {
+            name: kernel.name.clone(),
+            signature: kernel_signature(kernel),
+            kernel: kernel.kernel.clone(),
+            prepared,
+            inputs: kernel.inputs.iter().map(argument).collect(),
+            outputs: kernel.outputs.iter().map(argument).collect(),
+            scratch,
+        });
+        Ok(Plan {
+            steps: steps.collect(),
+            results,
+            outputs,
+            escaping,
+            workspace_bytes: memory.bytes,
+            workspaces: Mutex::new(Rank::Leaf, Vec::new()),
+            backend,
+            inputs: placed.inputs,
+            alignments: placed.alignments,
+        })
+    }
+
+    /// Runs the plan. `between_steps` is called between steps; its error ends the call.
+    ///
+    /// # Errors
+    /// Inputs of other specs than the plan was built for; what a kernel or `between_steps` reports;
+    /// a panic in a kernel; memory.
+    pub fn call(
+        &self,
+        inputs: &[Tensor],
+        pool: &Pool,
+        between_steps: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Vec<Tensor>> {
+        self.check(inputs)?;
+        let plain = |(input, &alignment): (&Tensor, &usize)| {
+            input.layout.is_contiguous() && executor::is_aligned_to(input, alignment)
+        };
+        let copied;
+        let inputs = if inputs.iter().zip(&self.alignments).all(plain) {
+            inputs
+        } else {
+            copied = inputs
+                .iter()
+                .zip(&self.alignments)
+                .map(|(input, alignment)| match plain((input, alignment)) {
+                    true => Ok(input.clone()),
+                    false => executor::row_major(self.backend, input, pool),
+                })
+                .collect::<Result<Vec<Tensor>>>()?;
+            &copied[..]
+        };
+        let escaping: SmallVec<[Arc<Buffer>; 4]> = self
+            .escaping
+            .iter()
+            .map(|&bytes| heap().allocate(bytes).map(Arc::new))
+            .collect::<Result<_>>()?;
+        let workspace = Workspace::take(self)?;
+        for (number, step) in self.steps.iter().enumerate() {
+            if number > 0 {
+                between_steps()?;
+            }
+            let locate =
+                |argument| Argument::locate(argument, inputs, workspace.buffer(), &escaping);
+            let launch = Launch {
+                inputs: &step.inputs.iter().map(locate).collect::<SmallVec<[_; 8]>>(),
+                outputs: &step
+                    .outputs
+                    .iter()
+                    .map(locate)
+                    .collect::<SmallVec<[_; 4]>>(),
+                scratch: Location {
+                    buffer: workspace.buffer(),
+                    offset: step.scratch,
+                },
+                pool,
+            };
+            executor::launch(&step.name, &*step.prepared, &launch)
+                .map_err(|error| error.context(&step.name, &step.signature))?;
+        }
+        let result = |(argument, layout): &(Argument, Layout)| {
+            let (buffer, base) = match &argument.source {
+                Source::Input(index) => (&inputs[*index].buffer, inputs[*index].offset),
+                Source::Constant(buffer) => (buffer, 0),
+                // Whatever a result lies in escapes.
+                Source::Workspace => unreachable!("a result lies in the workspace"),
+                Source::Escaping(index) => (&escaping[*index], 0),
+            };
+            Tensor {
+                buffer: Arc::clone(buffer),
+                offset: base + argument.offset,
+                layout: layout.clone(),
+            }
+        };
+        Ok(self.results.iter().map(result).collect())
+    }
+
+    /// What the plan was built for.
+    pub fn inputs(&self) -> &[Spec] {
+        &self.inputs
+    }
+
+    /// What a call gives.
+    pub fn outputs(&self) -> &[Spec] {
+        &self.outputs
+    }
+
+    /// The number of kernels that a call launches.
+    pub fn steps(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// The bytes that a call in flight needs beside its inputs and outputs.
+    pub fn workspace_bytes(&self) -> usize {
+        self.workspace_bytes
+    }
+
+    fn check(&self, inputs: &[Tensor]) -> Result<()> {
+        let fits = |(input, spec): (&Tensor, &Spec)| {
+            input.layout.shape == spec.shape && input.layout.dtype == spec.dtype
+        };
+        if inputs.len() == self.inputs.len() && inputs.iter().zip(&self.inputs).all(fits) {
+            return Ok(());
+        }
+        let got: Vec<Spec> = inputs.iter().map(Tensor::spec).collect();
+        let message = format!(
+            "inputs do not fit the plan: got {got:?}, expected {:?}",
+            self.inputs
+        );
+        Err(Error::invalid("plan", message))
+    }
+}
+
+fn prepare(kernel: &PlacedKernel, backend: &dyn Backend) -> Result<Box<dyn backend::Step>> {
+    let layouts = |places: &[Place]| places.iter().map(|p| p.layout.clone()).collect::<Vec<_>>();
+    backend
+        .prepare(
+            &kernel.kernel,
+            &layouts(&kernel.inputs),
+            &layouts(&kernel.outputs),
+        )
+        .map_err(|error| error.context(&kernel.name, kernel_signature(kernel)))
+}
+
+fn kernel_signature(kernel: &PlacedKernel) -> String {
+    let specs = |places: &[Place]| places.iter().map(|p| p.layout.spec()).collect::<Vec<_>>();
+    signature(&specs(&kernel.inputs), &specs(&kernel.outputs))
+}
+
+/// From the step that writes each temporary to the last that reads it; nothing for those that
+/// escape.
+fn lifetimes(placed: &Placed, escapes: &[Option<usize>]) -> Vec<Request> {
+    let mut requests = vec![
+        Request {
+            bytes: 0,
+            first: 0,
+            last: 0
+        };
+        escapes.len()
+    ];
+    for (step, kernel) in placed.kernels.iter().enumerate() {
+        for output in &kernel.outputs {
+            if let Root::Temporary(t) = output.root
+                && escapes[t].is_none()
+            {
+                requests[t].bytes = placed.temporaries[t];
+                requests[t].first = step;
+                requests[t].last = step;
+            }
+        }
+        for input in &kernel.inputs {
+            if let Root::Temporary(t) = input.root {
+                requests[t].last = step;
+            }
+        }
+    }
+    requests
+}
+
+impl Argument {
+    fn locate<'a>(
+        &'a self,
+        inputs: &'a [Tensor],
+        workspace: &'a Buffer,
+        escaping: &'a [Arc<Buffer>],
+    ) -> Location<'a> {
+        let (buffer, base) = match &self.source {
+            Source::Input(index) => (&*inputs[*index].buffer, inputs[*index].offset),
+            Source::Constant(buffer) => (&**buffer, 0),
+            Source::Workspace => (workspace, 0),
+            Source::Escaping(index) => (&*escaping[*index], 0),
+        };
+        Location {
+            buffer,
+            offset: base + self.offset,
+        }
+    }
+}
+
+/// A workspace for one call; goes back to the plan however the call ends.
+struct Workspace<'a> {
+    /// There until the drop.
+    buffer: Option<Buffer>,
+    plan: &'a Plan,
+}
+
+impl Workspace<'_> {
+    fn take(plan: &Plan) -> Result<Workspace<'_>> {
+        let free = plan.workspaces.lock().pop();
+        let buffer = match free {
+            Some(buffer) => buffer,
+            None => heap().allocate(plan.workspace_bytes)?,
+        };
+        Ok(Workspace {
+            buffer: Some(buffer),
+            plan,
+        })
+    }
+
+    fn buffer(&self) -> &Buffer {
+        self.buffer.as_ref().expect("it is there until the drop")
+    }
+}
+
+impl Drop for Workspace<'_> {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            self.plan.workspaces.lock().push(buffer);
+        }
+    }
+}
+
+impl fmt::Display for Argument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.source {
+            Source::Input(index) => write!(f, "input {index}")?,
+            Source::Constant(_) => write!(f, "constant")?,
+            Source::Workspace => write!(f, "workspace")?,
+            Source::Escaping(index) => write!(f, "result {index}")?,
+        }
+        write!(f, "+{}", self.offset)
+    }
+}
+
+impl fmt::Display for Plan {
+    /// A line for each step, with where its operands lie.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "plan: {} -> {}; {} steps, {} bytes of workspace",
+            join(&self.inputs),
+            join(&self.outputs),
+            self.steps.len(),
+            self.workspace_bytes
+        )?;
+        for (number, step) in self.steps.iter().enumerate() {
+            let (inputs, outputs) = (join(&step.inputs), join(&step.outputs));
+            writeln!(f, "{number:5} {}: {}", step.name, step.signature)?;
+            writeln!(f, "      at {inputs} -> {outputs}")?;
+            let scratch = step.prepared.scratch_bytes();
+            if scratch > 0 {
+                writeln!(
+                    f,
+                    "      scratch {scratch} bytes at workspace+{}",
+                    step.scratch
+                )?;
+            }
+            if let Kernel::Elementwise(program) = &step.kernel {
+                writeln!(f, "      {program}")?;
+            }
+        }
+        for (number, (argument, layout)) in self.results.iter().enumerate() {
+            writeln!(f, "output {number}: {} at {argument}", layout.spec())?;
+        }
+        Ok(())
+    }
+}
+
+fn join<T: fmt::Display>(items: &[T]) -> String {
+    let texts: Vec<String> = items.iter().map(T::to_string).collect();
+    texts.join(", ")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! The core budget: at most as many threads run commands as there are cores.
+//!
+//! ```text
+//!              balance > 0                      given back, nobody waits
+//!   outside ------------------------> running ----------------------------> outside
+//!      |  balance <= 0                  ^   |  given back, somebody waits
+//!      +------> waiting in line --------+   +------> its core is the first waiter's
+//!                (first in, first out)
+//! ```
+//!
+//! Invariants:
+//! - `balance` is the number of free cores, less the number of threads that wait or are on the way
+//!   to the line. So while anybody waits it is not positive, and nobody can overtake the line.
+//! - Whoever gives a core back and finds the balance negative owes it to the line: it serves the
+//!   first waiter, or leaves the core in `spare` for the one that has announced itself and not
+//!   arrived yet. `spare` is zero while there are waiters in the line.
+//! - A thread that has a core gets further permits for nothing: it never waits for itself.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use crate::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
+use crate::sync::{Condvar, Mutex, Rank, assert_unlocked};
+
+#[cfg(loom)]
+use loom::thread_local;
+
+thread_local! {
+    /// The address of the budget that this thread has a core of, 0 for none.
+    #[allow(clippy::missing_const_for_thread_local, reason = "loom's macro takes no const block")]
+    static HELD: Cell<usize> = Cell::new(0);
+}
+
+pub(super) struct Cores {
+    balance: AtomicIsize,
+    line: Mutex<Line>,
+    /// The process that made this: in a forked child the threads that held cores are gone.
+    process: u32,
+}
+
+struct Line {
+    waiters: VecDeque<Arc<Waiter>>,
+    spare: usize,
+}
+
+struct Waiter {
+    /// Written and read under the line's lock.
+    served: AtomicBool,
+    condvar: Condvar,
+}
+
+/// The right to run on a core. Dropping it gives the core back.
+pub struct CorePermit<'a> {
+    cores: &'a Cores,
+    /// Whether it has a core of its own, or shares that of an outer one.
+    owns: bool,
+    /// What [`HELD`] was before.
+    outer: usize,
+    /// It says something about the thread that it was made on.
+    not_send: PhantomData<*const ()>,
+}
+
+impl CorePermit<'_> {
+    /// Lets those who wait for a core go first. Costs one load when nobody does.
+    pub fn yield_to_waiters(&mut self) {
+        if self.cores.contended() {
+            self.cores.give();
+            self.cores.take();
+        }
+    }
+}
+
+impl Drop for CorePermit<'_> {
+    fn drop(&mut self) {
+        HELD.with(|held| held.set(self.outer));
+        if self.owns {
+            self.cores.give();
+        }
+    }
+}
+
+impl Cores {
+    pub(super) fn new(count: usize) -> Cores {
+        Cores {
+            balance: AtomicIsize::new(isize::try_from(count).unwrap_or(isize::MAX)),
+            line: Mutex::new(
+                Rank::Leaf,
+                Line {
+                    waiters: VecDeque::new(),
+                    spare: 0,
+                },
+            ),
+            process: std::process::id(),
+        }
+    }
+
+    /// Takes a core, waiting in line for it if need be.
+    pub(super) fn enter(&self) -> CorePermit<'_> {
+        assert_unlocked();
+        let owns = HELD.with(Cell::get) != self.address();
+        if owns {
+            self.take();
+        }
+        self.permit(owns)
+    }
+
+    /// Takes a core if one is free.
+    pub(super) fn try_enter(&self) -> Option<CorePermit<'_>> {
+        // Acquire: as in `take`.
+        self.balance
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |balance| {
+                (balance > 0).then(|| balance - 1)
+            })
+            .ok()
+            .map(|_| self.permit(true))
+    }
+
+    /// How many cores nobody uses. A hint: Relaxed.
+    pub(super) fn free(&self) -> usize {
+        usize::try_from(self.balance.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    /// Whether somebody waits for a core. A hint, asked again at the next boundary: Relaxed.
+    pub(super) fn contended(&self) -> bool {
+        self.balance.load(Ordering::Relaxed) < 0
+    }
+
+    /// Whether this is a copy in a forked child. The workers and whoever waits or runs are then in
+    /// the parent, a lock may have been copied while held: nothing may be waited for or locked.
+    pub(super) fn orphaned(&self) -> bool {
+        std::process::id() != self.process
+    }
+
+    fn permit(&self, owns: bool) -> CorePermit<'_> {
+        CorePermit {
+            cores: self,
+            owns,
+            outer: HELD.with(|held| held.replace(self.address())),
+            not_send: PhantomData,
+        }
+    }
+
+    fn take(&self) {
+        // Acquire, with the Release in `give`: what ran on this core before happened before.
+        if self.balance.fetch_sub(1, Ordering::Acquire) > 0 || self.orphaned() {
+            return;
+        }
+        let mut line = self.line.lock();
+        if line.spare > 0 {
+            line.spare -= 1;
+            return;
+        }
+        let waiter = Arc::new(Waiter {
+            served: AtomicBool::new(false),
+            condvar: Condvar::new(),
+        });
+        line.waiters.push_back(Arc::clone(&waiter));
+        while !waiter.served.load(Ordering::Relaxed) {
+            line = line.wait(&waiter.condvar);
+        }
+    }
+
+    fn give(&self) {
+        // Release: see `take`.
+        if self.balance.fetch_add(1, Ordering::Release) >= 0 || self.orphaned() {
+            return;
+        }
+        let mut line = self.line.lock();
+        let Some(first) = line.waiters.pop_front() else {
+            line.spare += 1;
+            return;
+        };
+        first.served.store(true, Ordering::Relaxed);
+        drop(line);
+        first.condvar.notify_one();
+    }
+
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// Makes this look like a copy in a forked child.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn orphan(&mut self) {
+        self.process = self.process.wrapping_add(1);
+    }
+
+    /// How many threads sleep in the line.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn waiting(&self) -> usize {
+        self.line.lock().waiters.len()
+    }
+}

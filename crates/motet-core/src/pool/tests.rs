@@ -1,0 +1,197 @@
+//! Tests of the pool with real threads; the interleavings are in `models`.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
+use std::thread;
+
+use super::{Pool, Shared, Task};
+
+/// A cost that always makes a region.
+const COSTLY: usize = 1 << 30;
+
+fn runs_each_once(pool: &Pool, tiles: usize) {
+    let counts: Vec<_> = (0..tiles).map(|_| AtomicUsize::new(0)).collect();
+    pool.for_each_tile(tiles, COSTLY, &|tile| {
+        counts[tile].fetch_add(1, Ordering::Relaxed);
+    });
+    assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
+}
+
+#[test]
+fn every_tile_runs_once() {
+    for cores in [0, 1, 2, 5, 16] {
+        let pool = Pool::new(cores);
+        for tiles in [0, 1, 2, 3, 100, 1000] {
+            runs_each_once(&pool, tiles);
+        }
+    }
+}
+
+#[test]
+fn workers_help() {
+    let pool = Pool::new(3);
+    // Each tile ends when all three run at once, which takes three threads.
+    let together = Barrier::new(3);
+    pool.for_each_tile(3, COSTLY, &|_| {
+        together.wait();
+    });
+}
+
+#[test]
+fn small_work_stays_with_the_caller() {
+    let pool = Pool::new(4);
+    let caller = thread::current().id();
+    pool.for_each_tile(1000, 1, &|_| assert_eq!(thread::current().id(), caller));
+    assert_eq!(pool.shared.jobs.lock().workers, 0);
+}
+
+#[test]
+fn no_region_without_a_free_core() {
+    let pool = Pool::new(2);
+    let _cores: Vec<_> = (0..2).map(|_| pool.shared.cores.try_enter()).collect();
+    let caller = thread::current().id();
+    pool.for_each_tile(100, COSTLY, &|_| assert_eq!(thread::current().id(), caller));
+}
+
+#[test]
+fn nested_regions_run_inline() {
+    let pool = Pool::new(4);
+    let count = AtomicUsize::new(0);
+    pool.for_each_tile(8, COSTLY, &|_| {
+        let outer = thread::current().id();
+        pool.for_each_tile(8, COSTLY, &|_| {
+            assert_eq!(thread::current().id(), outer);
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+    });
+    assert_eq!(count.into_inner(), 64);
+}
+
+#[test]
+fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+    let pool = Pool::new(4);
+    for at in [0, 7, 99] {
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            pool.for_each_tile(100, COSTLY, &|tile| assert_ne!(tile, at, "tile of doom"));
+        }));
+        let message = *caught.unwrap_err().downcast::<String>().unwrap();
+        assert!(message.contains("tile of doom"), "{message}");
+        assert!(pool.shared.jobs.lock().regions.is_empty());
+        runs_each_once(&pool, 100);
+    }
+}
+
+#[test]
+fn sixty_four_callers_never_run_on_more_cores_than_there_are() {
+    let pool = Pool::new(4);
+    let running = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..64 {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    let mut core = pool.enter();
+                    pool.for_each_tile(16, COSTLY, &|_| {
+                        assert!(running.fetch_add(1, Ordering::SeqCst) < 4);
+                        running.fetch_sub(1, Ordering::SeqCst);
+                    });
+                    core.yield_to_waiters();
+                    runs_each_once(&pool, 10);
+                }
+            });
+        }
+    });
+    assert!(pool.shared.jobs.lock().workers <= 3);
+}
+
+#[test]
+fn cores_are_given_in_order_of_arrival() {
+    let pool = Pool::new(1);
+    let order = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        let core = pool.enter();
+        for number in 0..8 {
+            let (pool, order) = (&pool, &order);
+            scope.spawn(move || {
+                let _core = pool.enter();
+                order.lock().unwrap().push(number);
+            });
+            while pool.shared.cores.waiting() <= number {
+                thread::yield_now();
+            }
+        }
+        drop(core);
+    });
+    assert_eq!(order.into_inner().unwrap(), Vec::from_iter(0..8));
+}
+
+#[test]
+fn a_thread_with_a_core_never_waits_for_itself() {
+    let pool = Pool::new(1);
+    let outer = pool.enter();
+    let mut inner = pool.enter();
+    inner.yield_to_waiters();
+    drop(inner);
+    assert_eq!(pool.shared.cores.free(), 0);
+    drop(outer);
+    assert_eq!(pool.shared.cores.free(), 1);
+}
+
+/// Sends its number when it runs; number 0 panics.
+struct Send(usize, mpsc::Sender<usize>, Arc<Pool>);
+
+impl Task for Send {
+    fn run(self: Arc<Self>) {
+        assert_ne!(self.0, 0, "a task that panics");
+        let _core = self.2.enter();
+        self.1.send(self.0).unwrap();
+    }
+}
+
+#[test]
+fn tasks_run_in_order_even_after_one_that_panics() {
+    let pool = Pool::new(1);
+    let (sender, receiver) = mpsc::channel();
+    for number in [1, 2, 0, 3, 4] {
+        pool.submit(Arc::new(Send(number, sender.clone(), Arc::clone(&pool))));
+    }
+    assert_eq!(Vec::from_iter(receiver.iter().take(4)), [1, 2, 3, 4]);
+}
+
+#[test]
+fn workers_end_with_the_pool() {
+    let pool = Pool::new(4);
+    let together = Barrier::new(4);
+    pool.for_each_tile(4, COSTLY, &|_| {
+        together.wait();
+    });
+    let shared = Arc::downgrade(&pool.shared);
+    drop(pool);
+    while shared.strong_count() > 0 {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn callers_complete_alone_in_a_forked_child() {
+    let mut shared = Shared::new(2);
+    shared.cores.orphan();
+    let pool = Arc::new(Pool {
+        shared: Arc::new(shared),
+    });
+    // Held in the parent for ever, as far as this process can tell.
+    let lost = [pool.shared.cores.try_enter(), pool.shared.cores.try_enter()];
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut core = pool.enter();
+                runs_each_once(&pool, 100);
+                core.yield_to_waiters();
+            });
+        }
+    });
+    let (sender, _receiver) = mpsc::channel();
+    pool.submit(Arc::new(Send(1, sender, Arc::clone(&pool))));
+    assert_eq!(pool.shared.jobs.lock().workers, 0);
+    drop(lost);
+}

@@ -1,0 +1,472 @@
+//! From a program to loops and places.
+
+use motet_core::dtype::Dtype;
+use motet_core::error::{Error, Result};
+use motet_core::program::{Binary, Instruction, Program, Register, Unary};
+use motet_core::shape::Layout;
+
+use super::run::{Run, run, select};
+use super::{Action, Elementwise, Place, REGION_TILE_PS, TILE, cast, float32, other};
+use crate::operand::Walk;
+use crate::simd::Simd;
+
+/// Loops and places for a program over these layouts.
+pub(super) fn plan(
+    program: &Program,
+    inputs: &[Layout],
+    outputs: &[Layout],
+    simd: Simd,
+) -> Result<Elementwise> {
+    if inputs.len() != program.inputs.len() || outputs.len() != program.outputs.len() {
+        return Err(Error::invalid(
+            "Elementwise",
+            format!(
+                "got {} inputs and {} outputs, expected {} and {}",
+                inputs.len(),
+                outputs.len(),
+                program.inputs.len(),
+                program.outputs.len()
+            ),
+        ));
+    }
+    let len = outputs.first().map_or(0, |output| output.shape.size());
+    if inputs
+        .iter()
+        .chain(outputs)
+        .any(|layout| layout.shape.size() != len)
+    {
+        return Err(Error::invalid("Elementwise", "the operands' shapes differ"));
+    }
+    let expected = program.inputs.iter().copied();
+    let expected = expected.chain((0..outputs.len()).map(|output| program.output_dtype(output)));
+    if !expected.eq(inputs.iter().chain(outputs).map(|layout| layout.dtype)) {
+        return Err(Error::invalid(
+            "Elementwise",
+            "the operands' dtypes are not the program's",
+        ));
+    }
+    let mut planner = Planner::new(program, inputs, simd);
+    for register in 0..program.code.len() {
+        planner.instruction(register)?;
+    }
+    planner.store_the_rest();
+
+    let widest = program
+        .code
+        .iter()
+        .map(|&(_, dtype)| register_size(dtype))
+        .max();
+    let tile_bytes = TILE.min(len) * widest.unwrap_or(1);
+    let wanted = REGION_TILE_PS / planner.cost_ps.max(1) / TILE;
+    let region_tile = wanted.clamp(1, 256) * TILE;
+    Ok(Elementwise {
+        inputs: inputs.to_vec(),
+        outputs: outputs.to_vec(),
+        once: planner.once,
+        each: planner.each,
+        slots: planner.slots.count,
+        // One more line, so that slots do not compete for the same sets of the cache.
+        slot_bytes: tile_bytes.next_multiple_of(64) + 64,
+        len,
+        region_tile,
+        region_tile_ns: region_tile * planner.cost_ps / 1000,
+    })
+}
+
+/// The bytes of a register's element: halves are float32.
+fn register_size(dtype: Dtype) -> usize {
+    if dtype.is_half() { 4 } else { dtype.size() }
+}
+
+/// The dtype as which a register is held.
+fn held(dtype: Dtype) -> Dtype {
+    if dtype.is_half() {
+        Dtype::Float32
+    } else {
+        dtype
+    }
+}
+
+/// Slots of the scratch buffer: free ones are used again.
+#[derive(Default)]
+struct Slots {
+    free: Vec<usize>,
+    count: usize,
+}
+
+impl Slots {
+    fn take(&mut self) -> usize {
+        self.free.pop().unwrap_or_else(|| self.take_forever())
+    }
+
+    /// A slot that was not used before, for what is written once before all tiles.
+    fn take_forever(&mut self) -> usize {
+        self.count += 1;
+        self.count - 1
+    }
+}
+
+struct Planner<'a> {
+    program: &'a Program,
+    inputs: &'a [Layout],
+    simd: Simd,
+    /// For each register the one that holds its value: another where a cast changes nothing.
+    root: Vec<Register>,
+    /// For each root the last instruction that reads it; `usize::MAX` where the end does.
+    last_use: Vec<usize>,
+    places: Vec<Option<Place>>,
+    /// Whether each output has been written in place.
+    stored: Vec<bool>,
+    slots: Slots,
+    once: Vec<Action>,
+    each: Vec<Action>,
+    cost_ps: usize,
+}
+
+impl<'a> Planner<'a> {
+    fn new(program: &'a Program, inputs: &'a [Layout], simd: Simd) -> Planner<'a> {
+        let code = &program.code;
+        let mut read = vec![false; code.len()];
+        for &(instruction, _) in code {
+            for operand in operands(instruction) {
+                read[operand] = true;
+            }
+        }
+        let mut root: Vec<Register> = (0..code.len()).collect();
+        for (register, &(instruction, dtype)) in code.iter().enumerate() {
+            if let Instruction::Cast(a) = instruction {
+                // A rounding that only a store reads is done by the store.
+                let same = held(dtype) == held(code[a].1);
+                let rounds = dtype.is_half() && code[a].1 != dtype;
+                if same && !(rounds && read[register]) {
+                    root[register] = root[a];
+                }
+            }
+        }
+        let mut last_use = vec![0; code.len()];
+        for (register, &(instruction, _)) in code.iter().enumerate() {
+            if root[register] == register {
+                for operand in operands(instruction) {
+                    last_use[root[operand]] = register;
+                }
+            }
+        }
+        for &output in &program.outputs {
+            last_use[root[output]] = usize::MAX;
+        }
+        Planner {
+            program,
+            inputs,
+            simd,
+            root,
+            last_use,
+            places: vec![None; code.len()],
+            stored: vec![false; program.outputs.len()],
+            slots: Slots::default(),
+            once: Vec::new(),
+            each: Vec::new(),
+            cost_ps: 100,
+        }
+    }
+
+    fn instruction(&mut self, register: Register) -> Result<()> {
+        let (instruction, dtype) = self.program.code[register];
+        if self.root[register] != register {
+            return Ok(());
+        }
+        match instruction {
+            // Loaded where it is first read.
+            Instruction::Input(_) | Instruction::Constant(_) => return Ok(()),
+            Instruction::Cast(a) => {
+                let from = self.program.code[a].1;
+                let operand = self.place(a);
+                let result = self.result(register);
+                if dtype.is_half() {
+                    // Through the half type, to round.
+                    let wide = if held(from) == Dtype::Float32 {
+                        operand
+                    } else {
+                        let wide = Place::Slot(self.slots.take());
+                        self.run(cast::cast(from, dtype), [operand; 3], wide, 200);
+                        wide
+                    };
+                    let half = Place::Slot(self.slots.take());
+                    self.run(narrow(dtype, self.simd), [wide; 3], half, 200);
+                    self.run(widen(dtype, self.simd), [half; 3], result, 200);
+                    self.free(half);
+                    if wide != operand {
+                        self.free(wide);
+                    }
+                } else {
+                    self.run(cast::cast(from, dtype), [operand; 3], result, 200);
+                }
+            }
+            Instruction::Unary(op, a) => {
+                let from = self.program.code[a].1;
+                let run = match held(from) {
+                    Dtype::Float32 => float32::unary(op, self.simd),
+                    from => other::unary(op, from),
+                };
+                let run = run.ok_or_else(|| unsupported(format!("{op:?}"), from))?;
+                let operand = self.place(a);
+                let result = self.result(register);
+                self.run(run, [operand; 3], result, unary_cost_ps(op, from));
+            }
+            Instruction::Binary(op, a, b) => {
+                let from = self.program.code[a].1;
+                let run = match (op, held(from)) {
+                    (Binary::FloorDiv, Dtype::Float32) if from.is_half() => {
+                        let bfloat = from == Dtype::Bfloat16;
+                        Some(float32::floor_divide_half(bfloat, self.simd))
+                    }
+                    (_, Dtype::Float32) => float32::binary(op, self.simd),
+                    (_, from) => other::binary(op, from),
+                };
+                let run = run.ok_or_else(|| unsupported(format!("{op:?}"), from))?;
+                let (a, b) = (self.place(a), self.place(b));
+                let result = self.result(register);
+                self.run(run, [a, b, b], result, binary_cost_ps(op, from));
+            }
+            Instruction::Select(condition, a, b) => {
+                let run: Run = match register_size(dtype) {
+                    1 => select::<u8>,
+                    2 => select::<u16>,
+                    4 => float32::select4(self.simd),
+                    _ => select::<[u32; 2]>,
+                };
+                let operands = [condition, a, b].map(|operand| self.place(operand));
+                let result = self.result(register);
+                self.run(run, operands, result, 200);
+            }
+        }
+        for operand in operands(instruction) {
+            let operand = self.root[operand];
+            // Operands may be the same register: the first frees its place.
+            if self.last_use[operand] == register
+                && let Some(place) = self.places[operand].take()
+                && !self.is_constant(operand)
+            {
+                self.free(place);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the outputs that are not in place yet, from wherever their registers are.
+    fn store_the_rest(&mut self) {
+        for output in 0..self.stored.len() {
+            if self.stored[output] {
+                continue;
+            }
+            let register = self.program.outputs[output];
+            let dtype = self.program.code[register].1;
+            let from = self.place(register);
+            let to = Place::Output {
+                index: output,
+                size: dtype.size(),
+            };
+            let run = if dtype.is_half() {
+                narrow(dtype, self.simd)
+            } else {
+                match dtype.size() {
+                    1 => run!(one, u8 => u8, |x| x),
+                    2 => run!(one, u16 => u16, |x| x),
+                    4 => run!(one, u32 => u32, |x| x),
+                    _ => run!(one, [u32; 2] => [u32; 2], |x| x),
+                }
+            };
+            self.run(run, [from; 3], to, 150);
+        }
+    }
+
+    /// Where a register's value is; loads inputs and constants.
+    fn place(&mut self, register: Register) -> Place {
+        let register = self.root[register];
+        if let Some(place) = self.places[register] {
+            return place;
+        }
+        let (instruction, dtype) = self.program.code[register];
+        let place = match instruction {
+            Instruction::Input(index) => self.load(index, self.is_constant(register)),
+            Instruction::Constant(value) => {
+                let slot = self.slots.take_forever();
+                self.once.push(Action::Fill {
+                    value: cast::constant(value, dtype),
+                    size: register_size(dtype),
+                    slot,
+                });
+                Place::Slot(slot)
+            }
+            _ => unreachable!("operands are earlier registers, and those were computed"),
+        };
+        self.places[register] = Some(place);
+        place
+    }
+
+    /// Whether a register has one value in all tiles.
+    fn is_constant(&self, register: Register) -> bool {
+        match self.program.code[register].0 {
+            Instruction::Constant(_) => true,
+            Instruction::Input(index) => {
+                let walk = Walk::of(&self.inputs[index]);
+                walk.is_one_run() && walk.step() == 0
+            }
+            _ => false,
+        }
+    }
+
+    /// Loads an input as a register.
+    fn load(&mut self, index: usize, constant: bool) -> Place {
+        let layout = &self.inputs[index];
+        let size = layout.dtype.size();
+        let memory = if layout.is_contiguous() && !constant {
+            Place::Input { index, size }
+        } else {
+            let slot = self.new_slot(constant);
+            let walk = Walk::of(layout);
+            self.cost_ps += if walk.step().abs() > 1 { 1000 } else { 100 };
+            self.actions(constant).push(Action::Gather {
+                input: index,
+                size,
+                walk,
+                slot,
+            });
+            Place::Slot(slot)
+        };
+        if !layout.dtype.is_half() {
+            return memory;
+        }
+        let wide = Place::Slot(self.new_slot(constant));
+        let run = widen(layout.dtype, self.simd);
+        self.actions(constant).push(Action::Run {
+            run,
+            operands: [memory; 3],
+            result: wide,
+        });
+        self.cost_ps += 100;
+        if !constant {
+            self.free(memory);
+        }
+        wide
+    }
+
+    fn new_slot(&mut self, constant: bool) -> usize {
+        if constant {
+            self.slots.take_forever()
+        } else {
+            self.slots.take()
+        }
+    }
+
+    fn actions(&mut self, constant: bool) -> &mut Vec<Action> {
+        if constant {
+            &mut self.once
+        } else {
+            &mut self.each
+        }
+    }
+
+    /// A place for a new register: an output that stores it as it is, or a slot.
+    fn result(&mut self, register: Register) -> Place {
+        let dtype = self.program.code[register].1;
+        let stores = |&output: &usize| {
+            let stored = self.program.outputs[output];
+            self.root[stored] == register
+                && !dtype.is_half()
+                && !self.program.code[stored].1.is_half()
+        };
+        let place = match (0..self.stored.len()).find(stores) {
+            Some(index) => {
+                self.stored[index] = true;
+                let size = dtype.size();
+                Place::Output { index, size }
+            }
+            None => Place::Slot(self.slots.take()),
+        };
+        self.places[register] = Some(place);
+        place
+    }
+
+    fn free(&mut self, place: Place) {
+        if let Place::Slot(slot) = place {
+            self.slots.free.push(slot);
+        }
+    }
+
+    fn run(&mut self, run: Run, operands: [Place; 3], result: Place, cost_ps: usize) {
+        self.cost_ps += cost_ps;
+        self.each.push(Action::Run {
+            run,
+            operands,
+            result,
+        });
+    }
+}
+
+/// The registers that an instruction reads.
+fn operands(instruction: Instruction) -> impl Iterator<Item = Register> {
+    let operands = match instruction {
+        Instruction::Input(_) | Instruction::Constant(_) => [None; 3],
+        Instruction::Unary(_, a) | Instruction::Cast(a) => [Some(a), None, None],
+        Instruction::Binary(_, a, b) => [Some(a), Some(b), None],
+        Instruction::Select(c, a, b) => [Some(c), Some(a), Some(b)],
+    };
+    operands.into_iter().flatten()
+}
+
+fn widen(dtype: Dtype, simd: Simd) -> Run {
+    match dtype {
+        Dtype::Bfloat16 => float32::widen_bf16(simd),
+        _ => float32::widen_f16,
+    }
+}
+
+fn narrow(dtype: Dtype, simd: Simd) -> Run {
+    match dtype {
+        Dtype::Bfloat16 => float32::narrow_bf16(simd),
+        _ => float32::narrow_f16,
+    }
+}
+
+fn unsupported(op: String, dtype: Dtype) -> Error {
+    Error::unsupported(op, format!("not defined for {dtype}"))
+}
+
+/// Roughly what one element takes, to decide how many threads are worth it.
+fn unary_cost_ps(op: Unary, dtype: Dtype) -> usize {
+    use Unary as U;
+    match op {
+        U::Abs | U::Neg | U::Sign | U::Round | U::Floor | U::Ceil | U::LogicalNot => 100,
+        U::BitwiseNot | U::Real | U::Imag | U::Conjugate => 100,
+        U::Sqrt | U::Rsqrt => 400,
+        U::Exp
+        | U::Expm1
+        | U::Log
+        | U::Log2
+        | U::Log10
+        | U::Log1p
+        | U::Sigmoid
+        | U::Tanh
+        | U::Erf
+        | U::ErfInv
+        | U::Sin
+        | U::Cos
+        | U::Tan
+            if held(dtype) == Dtype::Float32 =>
+        {
+            800
+        }
+        _ => 10_000,
+    }
+}
+
+/// As [`unary_cost_ps`].
+fn binary_cost_ps(op: Binary, dtype: Dtype) -> usize {
+    match op {
+        Binary::Pow | Binary::Rem | Binary::ArcTan2 => 10_000,
+        Binary::LogAddExp if held(dtype) == Dtype::Float32 => 2_000,
+        Binary::LogAddExp => 20_000,
+        Binary::Div | Binary::FloorDiv => 500,
+        _ => 100,
+    }
+}

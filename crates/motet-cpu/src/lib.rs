@@ -1,0 +1,99 @@
+//! The CPU backend of motet: a file per kernel class.
+//!
+//! Linking this crate in is enough: it registers itself in
+//! [`BACKENDS`](motet_core::backend::BACKENDS). Every kernel file offers two functions:
+//! `prepare(kernel, inputs, outputs)` makes a [`Step`], and `accepts(kernel, index, layout)` says
+//! which layouts it reads besides row-major ones. [`operand`] is how steps reach their memory.
+
+use linkme::distributed_slice;
+use motet_core::backend::{BACKENDS, Backend, Step};
+use motet_core::device::Device;
+use motet_core::error::Result;
+use motet_core::kernel::Kernel;
+use motet_core::shape::Layout;
+
+mod convert;
+mod convolution;
+mod copy;
+mod elementwise;
+mod fft;
+mod indexing;
+mod math;
+mod matmul;
+mod number;
+mod operand;
+mod quantized;
+mod reduce;
+mod simd;
+mod softmax;
+mod sort;
+mod svd;
+#[cfg(test)]
+mod testing;
+
+/// The processor that runs the program.
+pub struct Cpu;
+
+#[distributed_slice(BACKENDS)]
+static CPU: &'static dyn Backend = &Cpu;
+
+impl Backend for Cpu {
+    fn device(&self) -> Device {
+        Device::CPU
+    }
+
+    fn accepts(&self, kernel: &Kernel, index: usize, layout: &Layout) -> bool {
+        layout.is_contiguous() || (module(kernel).accepts)(kernel, index, layout)
+    }
+
+    fn prepare(
+        &self,
+        kernel: &Kernel,
+        inputs: &[Layout],
+        outputs: &[Layout],
+    ) -> Result<Box<dyn Step>> {
+        (module(kernel).prepare)(kernel, inputs, outputs)
+    }
+}
+
+/// What a kernel file offers.
+struct Module {
+    prepare: Prepare,
+    accepts: fn(&Kernel, usize, &Layout) -> bool,
+}
+
+type Prepare = fn(&Kernel, &[Layout], &[Layout]) -> Result<Box<dyn Step>>;
+
+/// The file that implements a kernel.
+fn module(kernel: &Kernel) -> Module {
+    macro_rules! file {
+        ($name:ident) => {
+            Module {
+                prepare: $name::prepare,
+                accepts: $name::accepts,
+            }
+        };
+    }
+    match kernel {
+        Kernel::Elementwise(_) => file!(elementwise),
+        Kernel::Copy
+        | Kernel::Concatenate { .. }
+        | Kernel::Pad { .. }
+        | Kernel::Arange { .. }
+        | Kernel::SliceUpdate { .. } => file!(copy),
+        Kernel::Reduce { .. } | Kernel::ArgReduce { .. } => file!(reduce),
+        Kernel::Softmax | Kernel::LogSumExp => file!(softmax),
+        Kernel::Scan { .. } | Kernel::Sort { .. } => file!(sort),
+        Kernel::Matmul { .. } => file!(matmul),
+        Kernel::QuantizedMatmul { .. } | Kernel::Quantize(_) | Kernel::Dequantize(_) => {
+            file!(quantized)
+        }
+        Kernel::Convolution(_) => file!(convolution),
+        Kernel::Gather { .. }
+        | Kernel::GatherAxis { .. }
+        | Kernel::Scatter { .. }
+        | Kernel::ScatterAxis { .. } => file!(indexing),
+        Kernel::Fft { .. } => file!(fft),
+        Kernel::Svd => file!(svd),
+    }
+}

@@ -1,0 +1,632 @@
+//! Matrix products: `alpha * (a @ b) + beta * c`, batched.
+//!
+//! a and b are read in place when each of their matrices has contiguous rows or columns, whatever
+//! the batch strides; c in any layout. Work is cut into tiles by the shapes alone, so results are
+//! bit-identical however many threads there are. Half types are widened tile by tile, summed in
+//! float32 and rounded once.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use motet_core::backend::{Launch, Step};
+use motet_core::dtype::Dtype;
+use motet_core::error::{Error, ErrorKind, Result};
+use motet_core::kernel::Kernel;
+use motet_core::shape::{Layout, Shape};
+
+use crate::number::Number;
+use crate::operand::{Output, Strided, Walk};
+
+mod product;
+
+pub(crate) use product::{Factor, Matrix, Operand, Sizes, multiply};
+
+/// Whether a matrix is read in this layout.
+pub(crate) fn accepts(_: &Kernel, index: usize, layout: &Layout) -> bool {
+    index == 2 || matrix_steps(layout).is_some()
+}
+
+/// Prepares a product.
+pub(crate) fn prepare(
+    kernel: &Kernel,
+    inputs: &[Layout],
+    outputs: &[Layout],
+) -> Result<Box<dyn Step>> {
+    let (&Kernel::Matmul { alpha, beta }, [a, b, c @ ..], [out]) = (kernel, inputs, outputs) else {
+        return Err(unexpected("operands"));
+    };
+    let c = match (beta, c) {
+        (None, []) => None,
+        (Some(beta), [c]) => Some((beta, c)),
+        _ => return Err(unexpected("operands")),
+    };
+    Ok(match out.dtype {
+        Dtype::Float32 => Box::new(MatmulStep::<f32>::new(alpha, a, b, c, out)?),
+        Dtype::Float64 => Box::new(MatmulStep::<f64>::new(alpha, a, b, c, out)?),
+        Dtype::Float16 => Box::new(MatmulStep::<half::f16>::new(alpha, a, b, c, out)?),
+        Dtype::Bfloat16 => Box::new(MatmulStep::<half::bf16>::new(alpha, a, b, c, out)?),
+        Dtype::Complex64 => Box::new(MatmulStep::<num_complex::Complex32>::new(
+            alpha, a, b, c, out,
+        )?),
+        dtype => {
+            return Err(Error::unsupported(
+                "Matmul",
+                format!("no products of {dtype}"),
+            ));
+        }
+    })
+}
+
+fn unexpected(what: &str) -> Error {
+    Error::new(ErrorKind::Internal, "Matmul", format!("unexpected {what}"))
+}
+
+/// Row and column step of a layout's matrices, if rows or columns are contiguous. A dimension of
+/// one has step one, as it is never taken.
+fn matrix_steps(layout: &Layout) -> Option<(usize, usize)> {
+    let rank = layout.shape.len();
+    if rank < 2 {
+        return None;
+    }
+    let step = |axis: usize| match layout.shape[axis] {
+        0 | 1 => Some(1),
+        _ => usize::try_from(layout.strides[axis]).ok(),
+    };
+    let (row, column) = (step(rank - 2)?, step(rank - 1)?);
+    (row == 1 || column == 1).then_some((row, column))
+}
+
+/// An input: its matrices and where they are.
+struct Stack {
+    layout: Layout,
+    batches: Walk,
+    row_step: usize,
+    column_step: usize,
+}
+
+impl Stack {
+    fn new(layout: &Layout) -> Result<Stack> {
+        let (row_step, column_step) =
+            matrix_steps(layout).ok_or_else(|| unexpected("layout of a matrix"))?;
+        let batch = layout.shape.len() - 2;
+        Ok(Stack {
+            layout: layout.clone(),
+            batches: Walk::new(&layout.shape[..batch], [&layout.strides[..batch]]),
+            row_step,
+            column_step,
+        })
+    }
+
+    /// Calls `use_it` with a block of matrix `batch`, in the type of sums.
+    fn with_block<T: Operand, R>(
+        &self,
+        input: Strided<'_, T>,
+        batch: usize,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        use_it: impl FnOnce(Matrix<'_, T::Sum>) -> R,
+    ) -> R {
+        let first = rows.start * self.row_step + columns.start * self.column_step;
+        let first = self.batches.offset(batch) + first as isize;
+        let (rows, columns) = (rows.len(), columns.len());
+        let run = |skip: usize, len: usize| {
+            // SAFETY: from the block's first element to its last, all inside the layout's extent:
+            // steps are not negative and the ranges are within the matrix.
+            unsafe { input.run(first + skip as isize, len) }
+        };
+        if rows == 0 || columns == 0 {
+            return use_it(Matrix {
+                data: &[],
+                row_step: 1,
+                column_step: 1,
+            });
+        }
+        let reach = (rows - 1) * self.row_step + (columns - 1) * self.column_step + 1;
+        let data;
+        let matrix = if let Some(data) = T::as_sums(run(0, reach)) {
+            Matrix {
+                data,
+                row_step: self.row_step,
+                column_step: self.column_step,
+            }
+        } else {
+            let by_rows = self.column_step == 1 && (self.row_step != 1 || rows == 1);
+            let (lines, len, step) = match by_rows {
+                true => (rows, columns, self.row_step),
+                false => (columns, rows, self.column_step),
+            };
+            let mut widened = vec![T::Sum::ZERO; lines * len];
+            for (line, to) in widened.chunks_exact_mut(len).enumerate() {
+                T::load(run(line * step, len), to);
+            }
+            data = widened;
+            let (row_step, column_step) = if by_rows { (len, 1) } else { (1, len) };
+            Matrix {
+                data: &data,
+                row_step,
+                column_step,
+            }
+        };
+        use_it(matrix)
+    }
+}
+
+struct MatmulStep<T> {
+    a: Stack,
+    b: Stack,
+    c: Option<(f32, Layout, Walk)>,
+    out: Layout,
+    alpha: f32,
+    batches: usize,
+    sizes: Sizes,
+    tiling: Tiling,
+    dtype: PhantomData<fn() -> T>,
+}
+
+impl<T: Operand> MatmulStep<T> {
+    fn new(
+        alpha: f32,
+        a: &Layout,
+        b: &Layout,
+        c: Option<(f32, &Layout)>,
+        out: &Layout,
+    ) -> Result<MatmulStep<T>> {
+        let folded = fold(a, b, c.map(|(_, c)| c), out);
+        let (a, b, folded_c, out) = match &folded {
+            Some((a, b, c, out)) => (a, b, c.as_ref(), out),
+            None => (a, b, c.map(|(_, c)| c), out),
+        };
+        let (a, b) = (Stack::new(a)?, Stack::new(b)?);
+        let rank = out.shape.len();
+        let same_rank = a.layout.shape.len() == rank && b.layout.shape.len() == rank;
+        let fits = same_rank && {
+            let (batch, matrix) = out.shape.split_at(rank - 2);
+            let (a, b) = (&a.layout.shape, &b.layout.shape);
+            a[..rank - 2] == *batch
+                && b[..rank - 2] == *batch
+                && [a[rank - 2], b[rank - 1]] == *matrix
+                && a[rank - 1] == b[rank - 2]
+                && folded_c.is_none_or(|c| c.shape == out.shape)
+        };
+        if !fits {
+            return Err(unexpected("shapes"));
+        }
+        let sizes = Sizes {
+            m: out.shape[rank - 2],
+            k: a.layout.shape[rank - 1],
+            n: out.shape[rank - 1],
+        };
+        let batches = out.shape[..rank - 2].iter().product();
+        Ok(MatmulStep {
+            a,
+            b,
+            c: c.zip(folded_c)
+                .map(|((beta, _), c)| (beta, c.clone(), Walk::of(c))),
+            out: out.clone(),
+            alpha,
+            batches,
+            sizes,
+            tiling: Tiling::new(sizes, batches),
+            dtype: PhantomData,
+        })
+    }
+}
+
+/// The same product with the batches as more rows of a, where all batches multiply one b.
+type Folded = (Layout, Layout, Option<Layout>, Layout);
+
+fn fold(a: &Layout, b: &Layout, c: Option<&Layout>, out: &Layout) -> Option<Folded> {
+    let batch = b.shape.len().checked_sub(2)?;
+    let mut b_batches = b.shape[..batch].iter().zip(&b.strides);
+    if batch == 0 || a.shape.len() != b.shape.len() || !b_batches.all(|(&d, &s)| d == 1 || s == 0) {
+        return None;
+    }
+    let flat = |layout: &Layout| {
+        let (&columns, rows) = layout.shape.split_last()?;
+        layout.reshape(&Shape::new(&[rows.iter().product(), columns]))
+    };
+    let a = flat(a).filter(|a| matrix_steps(a).is_some())?;
+    let c = match c {
+        Some(c) => Some(flat(c)?),
+        None => None,
+    };
+    let b = Layout {
+        shape: Shape::new(&b.shape[batch..]),
+        strides: b.strides[batch..].into(),
+        dtype: b.dtype,
+    };
+    Some((a, b, c, flat(out)?))
+}
+
+/// How a batch of products is cut: a tile is a block of rows and columns of one product, or some
+/// whole products.
+struct Tiling {
+    rows: usize,
+    columns: usize,
+    row_tiles: usize,
+    column_tiles: usize,
+    /// Products in a tile; more than one only where a product is one tile.
+    group: usize,
+}
+
+/// Products and sums that are worth a tile: about 0.2 ms.
+const TILE_WORK: usize = 8 << 20;
+/// Elements of b in a tile, which is read once for at most [`TILE_ROWS`] rows: 1 MiB of float32.
+const TILE_WEIGHTS: usize = 256 << 10;
+/// Enough rows that packing b for each tile is a small part of the work.
+const TILE_ROWS: usize = 256;
+/// Products too small to be worth a tile each are joined to this.
+const GROUP_WORK: usize = 256 << 10;
+
+impl Tiling {
+    fn new(Sizes { m, k, n }: Sizes, batches: usize) -> Tiling {
+        let rows = m.clamp(1, TILE_ROWS);
+        let line = k.max(1);
+        let columns = (TILE_WORK / line / rows).min(TILE_WEIGHTS / line);
+        let columns = columns.max(64).next_multiple_of(64).min(n.max(1));
+        let (row_tiles, column_tiles) = (m.div_ceil(rows), n.div_ceil(columns));
+        let whole = row_tiles <= 1 && column_tiles <= 1;
+        let work = m.saturating_mul(n).saturating_mul(line).max(1);
+        Tiling {
+            rows,
+            columns,
+            row_tiles,
+            column_tiles,
+            group: if whole {
+                (GROUP_WORK / work).clamp(1, batches.max(1))
+            } else {
+                1
+            },
+        }
+    }
+
+    fn cost_ns(&self, k: usize) -> usize {
+        // Many rows are bound by arithmetic, few by reading b.
+        let products = self.rows.div_ceil(8).saturating_mul(self.columns) / 4;
+        products.saturating_mul(k.max(1)).saturating_mul(self.group)
+    }
+}
+
+impl<T: Operand> Step for MatmulStep<T> {
+    fn launch(&self, launch: &Launch<'_>) -> Result<()> {
+        let a = Strided::<T>::new(&launch.inputs[0], &self.a.layout)?;
+        let b = Strided::<T>::new(&launch.inputs[1], &self.b.layout)?;
+        let c = match &self.c {
+            Some((beta, layout, walk)) => {
+                Some((*beta, Strided::<T>::new(&launch.inputs[2], layout)?, walk))
+            }
+            None => None,
+        };
+        let out = Output::<T>::new(&launch.outputs[0], &self.out)?;
+        if out.len() == 0 {
+            return Ok(());
+        }
+        let Tiling {
+            row_tiles,
+            column_tiles,
+            group,
+            ..
+        } = self.tiling;
+        let tiles = self.batches.div_ceil(group) * row_tiles * column_tiles;
+        launch
+            .pool
+            .for_each_tile(tiles, self.tiling.cost_ns(self.sizes.k), &|tile| {
+                let (rest, column) = (tile / column_tiles, tile % column_tiles);
+                let (first, row) = (rest / row_tiles * group, rest % row_tiles);
+                for batch in first..(first + group).min(self.batches) {
+                    self.tile(batch, row, column, a, b, c, &out);
+                }
+            });
+        Ok(())
+    }
+}
+
+impl<T: Operand> MatmulStep<T> {
+    #[allow(clippy::too_many_arguments, reason = "the operands of a product")]
+    fn tile(
+        &self,
+        batch: usize,
+        row: usize,
+        column: usize,
+        a: Strided<'_, T>,
+        b: Strided<'_, T>,
+        c: Option<(f32, Strided<'_, T>, &Walk)>,
+        out: &Output<'_, T>,
+    ) {
+        let Sizes { m, k, n } = self.sizes;
+        let rows = row * self.tiling.rows..((row + 1) * self.tiling.rows).min(m);
+        let columns = column * self.tiling.columns..((column + 1) * self.tiling.columns).min(n);
+        let start = (batch * m + rows.start) * n + columns.start;
+        let width = columns.len();
+        let compute = |sums: &mut [T::Sum]| {
+            if let Some((beta, c, walk)) = c {
+                for (i, sums) in sums.chunks_exact_mut(width).enumerate() {
+                    load_scaled(beta, c, walk, start + i * n, sums);
+                }
+            }
+            let sizes = Sizes {
+                m: rows.len(),
+                k,
+                n: width,
+            };
+            self.a.with_block(a, batch, rows.clone(), 0..k, |a| {
+                self.b.with_block(b, batch, 0..k, columns.clone(), |b| {
+                    let alpha = T::Sum::from_f32(self.alpha);
+                    multiply(sizes, alpha, a, b, c.is_some(), sums, width);
+                });
+            });
+        };
+        if width == n || rows.len() == 1 {
+            // SAFETY: these rows, or this part of one, are this tile's alone.
+            let part = unsafe { out.part(start..start + rows.len() * width) };
+            if let Some(sums) = T::as_sums_mut(part) {
+                return compute(sums);
+            }
+        }
+        let mut sums = vec![T::Sum::ZERO; rows.len() * width];
+        compute(&mut sums);
+        for (i, sums) in sums.chunks_exact(width).enumerate() {
+            // SAFETY: this part of the row is this tile's alone.
+            T::store(sums, unsafe {
+                out.part(start + i * n..start + i * n + width)
+            });
+        }
+    }
+}
+
+/// `beta * c` for the elements from row-major number `start` on.
+fn load_scaled<T: Operand>(
+    beta: f32,
+    c: Strided<'_, T>,
+    walk: &Walk,
+    start: usize,
+    to: &mut [T::Sum],
+) {
+    let (beta, step) = (T::Sum::from_f32(beta), walk.step());
+    walk.runs(start..start + to.len(), |number, [offset], len| {
+        let to = &mut to[number - start..][..len];
+        if step == 1 {
+            // SAFETY: the walk is over the layout that c was checked for.
+            T::load(unsafe { c.run(offset, len) }, to);
+        } else {
+            for (i, to) in to.iter_mut().enumerate() {
+                // SAFETY: as above.
+                let value = unsafe { c.get(offset + i as isize * step) };
+                T::load(&[value], std::slice::from_mut(to));
+            }
+        }
+        to.iter_mut().for_each(|value| *value = value.mul(beta));
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use motet_core::dtype::Element;
+    use motet_core::shape::Spec;
+    use motet_core::tensor::Tensor;
+    use num_complex::Complex32;
+
+    use super::*;
+    use crate::testing::{noise, run, tensor, values};
+
+    /// The tensor with two axes exchanged: another layout of the same memory.
+    fn transposed(tensor: &Tensor) -> Tensor {
+        let mut layout = tensor.layout.clone();
+        let rank = layout.shape.len();
+        layout.shape.dims_mut().swap(rank - 2, rank - 1);
+        layout.strides.swap(rank - 2, rank - 1);
+        tensor.view(layout, 0).unwrap()
+    }
+
+    /// One matrix as `batch` of them.
+    fn repeated(tensor: &Tensor, batch: usize) -> Tensor {
+        let mut layout = tensor.layout.clone();
+        layout.shape.dims_mut().insert(0, batch);
+        layout.strides.insert(0, 0);
+        tensor.view(layout, 0).unwrap()
+    }
+
+    fn reference(a: &[f32], b: &[f32], batch: usize, Sizes { m, k, n }: Sizes) -> Vec<f64> {
+        let at = |s: &[f32], i: usize| f64::from(s[i]);
+        (0..batch * m * n)
+            .map(|i| {
+                let (t, r, c) = (i / (m * n), i / n % m, i % n);
+                (0..k)
+                    .map(|l| at(a, (t * m + r) * k + l) * at(b, (t * k + l) * n + c))
+                    .sum()
+            })
+            .collect()
+    }
+
+    /// Both layouts of a and b, with and without c, against the reference.
+    fn check<T: Operand>(
+        batch: usize,
+        sizes: Sizes,
+        from: impl Fn(f32) -> T,
+        to: impl Fn(T) -> f32,
+        tolerance: f64,
+    ) {
+        let Sizes { m, k, n } = sizes;
+        let make = |len, seed| -> Vec<T> { noise(len, seed).into_iter().map(&from).collect() };
+        let [a, b, c] = [
+            make(batch * m * k, 1),
+            make(batch * k * n, 2),
+            make(batch * m * n, 3),
+        ];
+        let widened = |values: &[T]| -> Vec<f32> { values.iter().map(|&x| to(x)).collect() };
+        let expected = reference(&widened(&a), &widened(&b), batch, sizes);
+        let flip = |values: &[T], rows: usize, columns: usize| {
+            let matrix = rows * columns;
+            let flipped: Vec<T> = (0..values.len())
+                .map(|i| values[i / matrix * matrix + i % rows * columns + i % matrix / rows])
+                .collect();
+            transposed(&tensor(&[batch, columns, rows], &flipped))
+        };
+        let (a_rows, b_rows) = (tensor(&[batch, m, k], &a), tensor(&[batch, k, n], &b));
+        let (a_columns, b_columns) = (flip(&a, m, k), flip(&b, k, n));
+        let out = [Spec::new([batch, m, n], T::DTYPE)];
+        let ct = tensor(&[batch, m, n], &c);
+        for (a, b) in [
+            (&a_rows, &b_rows),
+            (&a_rows, &b_columns),
+            (&a_columns, &b_rows),
+        ] {
+            let plain = Kernel::Matmul {
+                alpha: 1.0,
+                beta: None,
+            };
+            let scaled = Kernel::Matmul {
+                alpha: 0.5,
+                beta: Some(2.0),
+            };
+            let plain = values::<T>(&run(&plain, &[a, b], &out).unwrap()[0]);
+            let scaled = values::<T>(&run(&scaled, &[a, b, &ct], &out).unwrap()[0]);
+            for i in 0..expected.len() {
+                let near = |got: T, want: f64| {
+                    let error = (f64::from(to(got)) - want).abs();
+                    assert!(
+                        error <= tolerance * (1.0 + want.abs()),
+                        "{sizes:?} {i}: {want}"
+                    );
+                };
+                near(plain[i], expected[i]);
+                near(scaled[i], 0.5 * expected[i] + 2.0 * f64::from(to(c[i])));
+            }
+        }
+    }
+
+    #[test]
+    fn products_agree_with_sums() {
+        let all = [
+            (1, 1, 1, 1),
+            (2, 3, 4, 5),
+            (3, 1, 64, 40),
+            (1, 300, 70, 130),
+            (2, 5, 7, 1),
+        ];
+        for (batch, m, k, n) in all {
+            let sizes = Sizes { m, k, n };
+            check::<f32>(batch, sizes, |x| x, |x| x, 2e-5);
+            check::<f64>(batch, sizes, f64::from, |x| x as f32, 1e-6);
+            check::<half::f16>(batch, sizes, half::f16::from_f32, half::f16::to_f32, 1e-3);
+            check::<half::bf16>(batch, sizes, half::bf16::from_f32, half::bf16::to_f32, 8e-3);
+            let (from, to) = (|x| Complex32::new(x, 0.0), |x: Complex32| x.re);
+            check::<Complex32>(batch, sizes, from, to, 2e-5);
+        }
+        // Several tiles of columns.
+        check::<f32>(
+            1,
+            Sizes {
+                m: 1,
+                k: 5000,
+                n: 200,
+            },
+            |x| x,
+            |x| x,
+            1e-4,
+        );
+        check::<f32>(
+            1,
+            Sizes {
+                m: 9,
+                k: 5000,
+                n: 200,
+            },
+            |x| x,
+            |x| x,
+            1e-4,
+        );
+        check::<half::bf16>(
+            1,
+            Sizes {
+                m: 2,
+                k: 5000,
+                n: 90,
+            },
+            half::bf16::from_f32,
+            half::bf16::to_f32,
+            8e-3,
+        );
+    }
+
+    #[test]
+    fn complex_products_multiply_imaginary_parts() {
+        let a = tensor(
+            &[1, 2],
+            &[Complex32::new(1.0, 2.0), Complex32::new(0.0, 1.0)],
+        );
+        let b = tensor(
+            &[2, 1],
+            &[Complex32::new(3.0, -1.0), Complex32::new(2.0, 2.0)],
+        );
+        let kernel = Kernel::Matmul {
+            alpha: 1.0,
+            beta: None,
+        };
+        let out = run(&kernel, &[&a, &b], &[Spec::new([1, 1], Dtype::Complex64)]).unwrap();
+        assert_eq!(values::<Complex32>(&out[0]), [Complex32::new(3.0, 7.0)]);
+    }
+
+    #[test]
+    fn broadcast_weights_are_one_product() {
+        let (a, b, bias) = (noise(4 * 3 * 8, 1), noise(8 * 5, 2), noise(5, 3));
+        let at = tensor(&[4, 3, 8], &a);
+        let bt = repeated(&tensor(&[8, 5], &b), 4);
+        let bias_everywhere = repeated(&repeated(&tensor(&[5], &bias), 3), 4);
+        let kernel = Kernel::Matmul {
+            alpha: 1.0,
+            beta: Some(1.0),
+        };
+        let out = [Spec::new([4, 3, 5], Dtype::Float32)];
+        let got = values::<f32>(&run(&kernel, &[&at, &bt, &bias_everywhere], &out).unwrap()[0]);
+        let expected = reference(&a, &b.repeat(4), 4, Sizes { m: 3, k: 8, n: 5 });
+        for (i, (got, want)) in got.iter().zip(expected).enumerate() {
+            assert!((f64::from(*got) - want - f64::from(bias[i % 5])).abs() < 1e-5);
+        }
+        let layouts = [at.layout.clone(), bt.layout.clone()];
+        let step = MatmulStep::<f32>::new(1.0, &layouts[0], &layouts[1], None, &out[0].layout());
+        assert_eq!(step.unwrap().sizes.m, 12);
+    }
+
+    #[test]
+    fn nothing_to_sum_gives_zeros_or_c() {
+        let a = tensor::<f32>(&[2, 0], &[]);
+        let b = tensor::<f32>(&[0, 2], &[]);
+        let c = tensor(&[2, 2], &[1f32, 2.0, 3.0, 4.0]);
+        let out = [Spec::new([2, 2], f32::DTYPE)];
+        let plain = Kernel::Matmul {
+            alpha: 1.0,
+            beta: None,
+        };
+        let scaled = Kernel::Matmul {
+            alpha: 1.0,
+            beta: Some(2.0),
+        };
+        assert_eq!(
+            values::<f32>(&run(&plain, &[&a, &b], &out).unwrap()[0]),
+            [0.0; 4]
+        );
+        let got = values::<f32>(&run(&scaled, &[&a, &b, &c], &out).unwrap()[0]);
+        assert_eq!(got, [2.0, 4.0, 6.0, 8.0]);
+        let none = [Spec::new([0, 2], f32::DTYPE)];
+        let a = tensor::<f32>(&[0, 3], &[]);
+        let b = tensor::<f32>(&[3, 2], &[1.0; 6]);
+        assert!(values::<f32>(&run(&plain, &[&a, &b], &none).unwrap()[0]).is_empty());
+    }
+
+    #[test]
+    fn only_contiguous_rows_or_columns_are_read_in_place() {
+        let kernel = Kernel::Matmul {
+            alpha: 1.0,
+            beta: None,
+        };
+        let layout = |shape: [usize; 3], strides: [isize; 3]| Layout {
+            shape: Shape::new(&shape),
+            strides: strides[..].into(),
+            dtype: Dtype::Float32,
+        };
+        let reads = |strides| accepts(&kernel, 0, &layout([2, 3, 4], strides));
+        assert!(reads([12, 4, 1]) && reads([0, 1, 3]) && reads([-12, 9, 1]) && reads([4, 8, 1]));
+        assert!(!reads([12, 4, 2]) && !reads([12, -4, 1]) && !reads([24, 8, 2]));
+    }
+}

@@ -1,0 +1,305 @@
+//! Functions: imported graphs that any thread calls.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use motet_core::array::Array;
+use motet_core::compile::cache::PlanCache;
+use motet_core::compile::executor::run_primitive;
+use motet_core::compile::plan::Plan;
+use motet_core::context::current_stream;
+use motet_core::error::{Error, Result};
+use motet_core::export::reader::ExportedFile;
+use motet_core::graph::Graph;
+use motet_core::node::Executable;
+use motet_core::options::{CallOptions, CancelToken};
+use motet_core::pool::Pool;
+use motet_core::shape::Spec;
+use motet_core::stream::Stream;
+use motet_core::tensor::Tensor;
+
+/// Reads the functions of a `.mlxfn` file. MLX's `import_function`.
+///
+/// The file is mapped into memory: it must not be changed while the function lives.
+///
+/// # Errors
+/// Where the file cannot be read, is damaged, or contains an operation that motet does not have.
+pub fn import_function(path: impl AsRef<Path>) -> Result<Function> {
+    Ok(Function {
+        file: Arc::new(ExportedFile::open(path.as_ref())?),
+        plans: None,
+        options: Arc::default(),
+    })
+}
+
+/// A function: graphs with named inputs and outputs, one per signature that was exported.
+///
+/// Cheap to clone, and shared by threads by cloning or by reference: calls never wait for each
+/// other. [`compile`](Function::compile) makes it fast.
+#[derive(Clone)]
+pub struct Function {
+    file: Arc<ExportedFile>,
+    plans: Option<Arc<PlanCache<Signature, CompiledCall>>>,
+    options: Arc<CallOptions>,
+}
+
+/// What a plan is made for: which graph of the file, and the inputs' shapes and dtypes.
+type Signature = (usize, Vec<Spec>);
+
+impl Function {
+    /// The function with its calls executed as plans, fused and planned once per signature and
+    /// shared by all threads and clones. MLX's `compile`. Plans are made when first needed.
+    pub fn compile(&self) -> Function {
+        Function {
+            plans: Some(Arc::default()),
+            ..self.clone()
+        }
+    }
+
+    /// The function with its calls on `stream` instead of the calling thread's default stream.
+    pub fn on(&self, stream: &Stream) -> Function {
+        self.with_options(|options| options.stream = Some(stream.clone()))
+    }
+
+    /// The function with calls that end with
+    /// [`DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded) where they are not done by then.
+    pub fn deadline(&self, deadline: Instant) -> Function {
+        self.with_options(|options| options.deadline = Some(deadline))
+    }
+
+    /// The function with calls that end with [`Cancelled`](crate::ErrorKind::Cancelled) when the
+    /// token is cancelled.
+    pub fn cancelled_by(&self, token: &CancelToken) -> Function {
+        self.with_options(|options| options.cancel = Some(token.clone()))
+    }
+
+    /// Calls with positional inputs. The outputs are lazy.
+    ///
+    /// # Errors
+    /// Where no signature of the file matches the inputs, or the plan for them cannot be made.
+    pub fn call(&self, inputs: &[Array]) -> Result<Vec<Array>> {
+        self.call_with(inputs, &[])
+    }
+
+    /// Calls with positional and keyword inputs. The outputs are lazy.
+    ///
+    /// # Errors
+    /// As [`call`](Function::call).
+    pub fn call_with(&self, inputs: &[Array], keywords: &[(&str, Array)]) -> Result<Vec<Array>> {
+        let mut keywords: Vec<&(&str, Array)> = keywords.iter().collect();
+        keywords.sort_by_key(|(name, _)| *name);
+        let arguments: Vec<Array> = inputs
+            .iter()
+            .chain(keywords.iter().map(|(_, array)| array))
+            .cloned()
+            .collect();
+        let specs: Vec<Spec> = arguments.iter().map(|a| a.spec().clone()).collect();
+        let names: Vec<&str> = keywords.iter().map(|(name, _)| *name).collect();
+        let index = self.select(inputs.len(), &names, &specs)?;
+        let stream = match &self.options.stream {
+            Some(stream) => stream.clone(),
+            None => current_stream()?,
+        };
+        match &self.plans {
+            Some(plans) => self.call_plan(plans, index, specs, &arguments, &stream),
+            None => self.call_graph(index, &specs, &arguments, &stream),
+        }
+    }
+
+    /// The graphs, one per exported signature.
+    pub fn signatures(&self) -> &[Arc<Graph>] {
+        &self.file.functions
+    }
+
+    /// The file as it was read.
+    pub fn file(&self) -> &ExportedFile {
+        &self.file
+    }
+
+    /// The plan of each signature as text.
+    ///
+    /// # Errors
+    /// Where a plan cannot be made.
+    pub fn plan_text(&self) -> Result<String> {
+        let plans = self.file.functions.iter().map(|graph| {
+            let inputs: Vec<Spec> = graph
+                .inputs
+                .iter()
+                .map(|&v| graph.values[v].clone())
+                .collect();
+            Plan::build(graph, &inputs, true).map(|plan| plan.to_string())
+        });
+        plans.collect()
+    }
+
+    fn with_options(&self, set: impl FnOnce(&mut CallOptions)) -> Function {
+        let mut options = CallOptions::clone(&self.options);
+        set(&mut options);
+        Function {
+            options: Arc::new(options),
+            ..self.clone()
+        }
+    }
+
+    /// The first graph in the file's order that takes these inputs.
+    fn select(&self, positional: usize, keywords: &[&str], specs: &[Spec]) -> Result<usize> {
+        let graphs = &self.file.functions;
+        let takes = |graph: &Arc<Graph>| {
+            graph.positional() == positional
+                && graph
+                    .keywords
+                    .iter()
+                    .map(String::as_str)
+                    .eq(keywords.iter().copied())
+                && graph.inputs.iter().zip(specs).all(|(&value, spec)| {
+                    let stored = &graph.values[value];
+                    stored.dtype == spec.dtype
+                        && stored.shape.len() == spec.shape.len()
+                        && (graph.shapeless || stored.shape == spec.shape)
+                })
+        };
+        graphs.iter().position(takes).ok_or_else(|| {
+            let stored: Vec<String> = graphs.iter().map(|graph| describe_inputs(graph)).collect();
+            let first_keyword = specs.len() - keywords.len();
+            let got =
+                specs
+                    .iter()
+                    .enumerate()
+                    .map(|(i, spec)| match i.checked_sub(first_keyword) {
+                        Some(keyword) => format!("{}={spec}", keywords[keyword]),
+                        None => spec.to_string(),
+                    });
+            Error::invalid(
+                "call",
+                format!(
+                    "no signature of the function takes these inputs: got ({}), expected {}",
+                    got.collect::<Vec<_>>().join(", "),
+                    stored.join(" or ")
+                ),
+            )
+        })
+    }
+
+    fn call_plan(
+        &self,
+        plans: &PlanCache<Signature, CompiledCall>,
+        index: usize,
+        specs: Vec<Spec>,
+        arguments: &[Array],
+        stream: &Stream,
+    ) -> Result<Vec<Array>> {
+        let signature = (index, specs);
+        let call = plans.get_or_build(&signature, || {
+            Plan::build(&self.file.functions[index], &signature.1, true).map(CompiledCall)
+        })?;
+        let outputs = call.0.outputs().to_vec();
+        Ok(Array::from_executable(
+            call,
+            arguments,
+            &outputs,
+            stream,
+            &self.options,
+        ))
+    }
+
+    /// A lazy operation for each node of the graph. The streams that the file names are lanes, and
+    /// all are bound to the stream of the call.
+    fn call_graph(
+        &self,
+        index: usize,
+        specs: &[Spec],
+        arguments: &[Array],
+        stream: &Stream,
+    ) -> Result<Vec<Array>> {
+        let graph = &self.file.functions[index];
+        let specs = graph.specialize(specs)?;
+        let mut values: Vec<Option<Array>> = vec![None; graph.values.len()];
+        for (&value, argument) in graph.inputs.iter().zip(arguments) {
+            values[value] = Some(argument.clone());
+        }
+        for (value, constant) in &graph.constants {
+            values[*value] = Some(Array::from_tensor(constant.clone()));
+        }
+        let known = |values: &[Option<Array>], ids: &[usize]| -> Result<Vec<Array>> {
+            let get = |&id: &usize| values[id].clone();
+            ids.iter()
+                .map(get)
+                .collect::<Option<_>>()
+                .ok_or_else(|| Error::file("call", "the graph uses a value before it is defined"))
+        };
+        for (number, node) in graph.nodes.iter().enumerate() {
+            let inputs = known(&values, &node.inputs)?;
+            let outputs: Vec<Spec> = node.outputs.iter().map(|&v| specs[v].clone()).collect();
+            let operation = Arc::new(GraphNode {
+                graph: Arc::clone(graph),
+                number,
+            });
+            let arrays =
+                Array::from_executable(operation, &inputs, &outputs, stream, &self.options);
+            for (&value, array) in node.outputs.iter().zip(arrays) {
+                values[value] = Some(array);
+            }
+        }
+        known(&values, &graph.outputs)
+    }
+}
+
+/// One call of a plan: one command of its stream.
+struct CompiledCall(Plan);
+
+impl Executable for CompiledCall {
+    fn name(&self) -> &str {
+        "call"
+    }
+
+    fn execute(
+        &self,
+        inputs: &[Tensor],
+        _: &[Spec],
+        pool: &Pool,
+        between_steps: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Vec<Tensor>> {
+        self.0.call(inputs, pool, between_steps)
+    }
+}
+
+/// A node of an imported graph, executed as it is.
+struct GraphNode {
+    graph: Arc<Graph>,
+    number: usize,
+}
+
+impl Executable for GraphNode {
+    fn name(&self) -> &str {
+        self.graph.nodes[self.number].primitive.name()
+    }
+
+    fn execute(
+        &self,
+        inputs: &[Tensor],
+        outputs: &[Spec],
+        pool: &Pool,
+        _: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Vec<Tensor>> {
+        let primitive = &self.graph.nodes[self.number].primitive;
+        run_primitive(primitive, inputs, outputs, pool)
+    }
+}
+
+fn describe_inputs(graph: &Graph) -> String {
+    let positional = graph.positional();
+    let inputs = graph.inputs.iter().enumerate().map(|(i, &value)| {
+        let stored = &graph.values[value];
+        let spec = if graph.shapeless {
+            format!("{} of {} dimensions", stored.dtype, stored.shape.len())
+        } else {
+            stored.to_string()
+        };
+        match i.checked_sub(positional) {
+            Some(keyword) => format!("{}={spec}", graph.keywords[keyword]),
+            None => spec,
+        }
+    });
+    format!("({})", inputs.collect::<Vec<_>>().join(", "))
+}
