@@ -401,7 +401,10 @@ fn load_scaled<T: Operand>(
 
 #[cfg(test)]
 mod tests {
+    use motet_core::backend::Location;
     use motet_core::dtype::Element;
+    use motet_core::memory::heap;
+    use motet_core::pool::Pool;
     use motet_core::shape::Spec;
     use motet_core::tensor::Tensor;
     use num_complex::Complex32;
@@ -612,6 +615,44 @@ mod tests {
         let a = tensor::<f32>(&[0, 3], &[]);
         let b = tensor::<f32>(&[3, 2], &[1.0; 6]);
         assert!(values::<f32>(&run(&plain, &[&a, &b], &none).unwrap()[0]).is_empty());
+    }
+
+    #[test]
+    fn bits_do_not_depend_on_the_number_of_threads() {
+        let (a, b) = (
+            tensor(&[600, 90], &noise(600 * 90, 1)),
+            tensor(&[90, 700], &noise(63_000, 2)),
+        );
+        let spec = Spec::new([600, 700], Dtype::Float32);
+        let kernel = Kernel::Matmul {
+            alpha: 1.0,
+            beta: None,
+        };
+        let layouts = [a.layout.clone(), b.layout.clone()];
+        let step = prepare(&kernel, &layouts, &[spec.layout()]).unwrap();
+        let product = |threads: usize| {
+            let out = Tensor::allocate(&spec, heap()).unwrap();
+            let place = |tensor| {
+                let Tensor { buffer, offset, .. } = tensor;
+                Location {
+                    buffer,
+                    offset: *offset,
+                }
+            };
+            let launch = Launch {
+                inputs: &[place(&a), place(&b)],
+                outputs: &[place(&out)],
+                scratch: place(&out),
+                pool: &Pool::new(threads),
+            };
+            step.launch(&launch).unwrap();
+            values::<f32>(&out)
+                .into_iter()
+                .map(f32::to_bits)
+                .collect::<Vec<u32>>()
+        };
+        let alone = product(1);
+        assert!(alone == product(2) && alone == product(7));
     }
 
     #[test]

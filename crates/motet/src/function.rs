@@ -47,12 +47,16 @@ pub struct Function {
 /// What a plan is made for: which graph of the file, and the inputs' shapes and dtypes.
 type Signature = (usize, Vec<Spec>);
 
+/// The most signatures that plans are kept for; a plan beyond that replaces the one whose use is
+/// longest ago.
+const PLANS: usize = 64;
+
 impl Function {
     /// The function with its calls executed as plans, fused and planned once per signature and
     /// shared by all threads and clones. MLX's `compile`. Plans are made when first needed.
     pub fn compile(&self) -> Function {
         Function {
-            plans: Some(Arc::default()),
+            plans: Some(Arc::new(PlanCache::new(PLANS))),
             ..self.clone()
         }
     }
