@@ -155,8 +155,8 @@ impl Geometry {
         };
         let groups = parameters.groups;
         let fits = groups > 0
-            && geometry.channels % groups == 0
-            && geometry.features % groups == 0
+            && geometry.channels.is_multiple_of(groups)
+            && geometry.features.is_multiple_of(groups)
             && w.shape[spatial + 1] == geometry.channels / groups
             && out.shape[0] == geometry.batch
             && out.shape[spatial + 1] == geometry.features;

@@ -240,7 +240,7 @@ impl FftStep {
                 }
                 // These imaginary parts have no meaning and are ignored.
                 from[0].im = 0.0;
-                if self.to.len % 2 == 0 {
+                if self.to.len.is_multiple_of(2) {
                     from[self.to.len / 2].im = 0.0;
                 }
                 // It fails for wrong lengths and the imaginary parts above alone.

@@ -610,7 +610,8 @@ mod tests {
         let expected: Vec<f32> = (0..12).map(|n| place(n) as f32).collect();
         assert_eq!(values::<f32>(&got[0]), expected);
         let updates: Vec<f32> = (0..12).map(|n| n as f32 * 10.0 - 55.0).collect();
-        let ops: [(Update, fn(f32, f32) -> f32); 5] = [
+        type Combine = fn(f32, f32) -> f32;
+        let ops: [(Update, Combine); 5] = [
             (Update::Set, |_, b| b),
             (Update::Sum, |a, b| a + b),
             (Update::Prod, |a, b| a * b),

@@ -632,13 +632,12 @@ mod tests {
         let step = prepare(&kernel, &layouts, &[spec.layout()]).unwrap();
         let product = |threads: usize| {
             let out = Tensor::allocate(&spec, heap()).unwrap();
-            let place = |tensor| {
-                let Tensor { buffer, offset, .. } = tensor;
+            fn place(tensor: &Tensor) -> Location<'_> {
                 Location {
-                    buffer,
-                    offset: *offset,
+                    buffer: &tensor.buffer,
+                    offset: tensor.offset,
                 }
-            };
+            }
             let launch = Launch {
                 inputs: &[place(&a), place(&b)],
                 outputs: &[place(&out)],

@@ -931,7 +931,7 @@ mod tests {
             transpose: true,
         };
         let refused = |quantization, w: &[Layout]| {
-            let inputs = [&[x.clone()], w].concat();
+            let inputs = [std::slice::from_ref(&x), w].concat();
             prepare(&kernel(quantization), &inputs, std::slice::from_ref(&out)).is_err()
         };
         assert!(!refused(q, &layouts(64)));

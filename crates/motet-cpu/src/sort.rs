@@ -29,9 +29,9 @@ pub(crate) fn prepare(
     inputs: &[Layout],
     outputs: &[Layout],
 ) -> Result<Box<dyn Step>> {
-    let (op, axis) = match kernel {
-        &Kernel::Sort { axis, .. } => ("Sort", axis),
-        &Kernel::Scan { axis, .. } => ("Scan", axis),
+    let (op, axis) = match *kernel {
+        Kernel::Sort { axis, .. } => ("Sort", axis),
+        Kernel::Scan { axis, .. } => ("Scan", axis),
         _ => return Err(Error::invalid("Sort", "got another kernel")),
     };
     let ([x], [out]) = (inputs, outputs) else {
@@ -389,7 +389,8 @@ mod tests {
 
     #[test]
     fn scans_agree_with_loops() {
-        let ops: [(ScanOp, f64, fn(f64, f64) -> f64); 5] = [
+        type Combine = fn(f64, f64) -> f64;
+        let ops: [(ScanOp, f64, Combine); 5] = [
             (ScanOp::Sum, 0.0, |a, b| a + b),
             (ScanOp::Prod, 1.0, |a, b| a * b),
             (ScanOp::Max, f64::NEG_INFINITY, f64::max),

@@ -90,8 +90,7 @@ impl<T: Number + ComplexField<Real = T>> SvdStep<T> {
             }
             return Ok(());
         }
-        // The difference of a number to itself is a number, unless it is infinite or none.
-        if x.iter().any(|&x| (x - x).is_nan()) {
+        if !x.iter().all(faer::traits::math_utils::is_finite) {
             return Err(no_convergence(
                 "the matrix has elements that are infinite or NaN",
             ));

@@ -25,13 +25,20 @@ fn count(folder: &str) -> usize {
 fn s36_ten_thousand_short_threads_leave_nothing_behind() {
     let _alone = alone();
     on_both_paths(|compiled| {
-        let model = model("tiny", compiled);
-        let call = || thread::scope(|s| drop(s.spawn(|| model.check()).join().unwrap()));
+        let (model, watched) = (model("tiny", compiled), Watched::new());
+        // A call, and asynchronous work on the thread's own stream.
+        let work = || {
+            model.check();
+            motet::async_eval(&[watched.apply(&[], &motet::current_stream().unwrap())]).unwrap();
+            motet::current_stream().unwrap().synchronize();
+        };
+        let call = || thread::scope(|s| s.spawn(work).join().unwrap());
         // The first calls start the pool's workers and make the plan.
         (0..100).for_each(|_| call());
         let (threads, files) = (count("/proc/self/task"), count("/proc/self/fd"));
         let memory = motet::memory::active();
         (0..5_000).for_each(|_| call());
+        assert_eq!(watched.runs(), 5_100);
         assert_eq!(count("/proc/self/task"), threads);
         assert_eq!(count("/proc/self/fd"), files);
         assert_eq!(motet::memory::active(), memory);

@@ -19,7 +19,7 @@ pub struct Model {
 /// Loads a model, to be run as it is or compiled.
 pub fn model(name: &str, compiled: bool) -> Model {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models");
-    let tensors = motet_io::load(format!("{folder}/{name}.safetensors").as_ref()).unwrap();
+    let tensors = motet_io::read(format!("{folder}/{name}.safetensors").as_ref()).unwrap();
     let tensor = |key: &str| Array::from_tensor(tensors[key].clone());
     let function = motet::import_function(format!("{folder}/{name}.mlxfn")).unwrap();
     Model {
