@@ -5,7 +5,7 @@
 //!                                      \----> Failed(error)
 //! ```
 //!
-//! - I1: `Lazy -> Scheduled` happens once, in [`Node::claim`], under the lock of the node's stream's
+//! - I1: `Lazy -> Scheduled` happens once, in `Node::claim`, under the lock of the node's stream's
 //!   queue; the recipe moves into the command.
 //! - `Scheduled -> Ready | Failed` happens once, when that command has run.
 //! - All outputs of one operation share one node.

@@ -20,7 +20,7 @@
 //!   whose completion lists it. Whoever enqueues goes on to wait (and runs it) or to list it.
 //! - I4: the queue's lock is held for a few moves only: never while a command runs, and never
 //!   together with another stream's.
-//! - I5: [`wait`] runs the stream that it waits for whenever nobody else does, and first what that
+//! - I5: `wait` runs the stream that it waits for whenever nobody else does, and first what that
 //!   one is parked at. A waiter that sleeps is woken when its fence completes and whenever the
 //!   turn that it found held is given back.
 

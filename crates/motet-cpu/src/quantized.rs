@@ -19,6 +19,10 @@ use crate::matmul::{Matrix, Sizes, multiply};
 use crate::number::Number;
 use crate::operand::{Output, input};
 
+mod codes;
+
+use codes::{decode_scale, pack_bits, quantize_affine, quantize_float, unpack_bits};
+
 /// Inputs are read row-major.
 pub(crate) fn accepts(_: &Kernel, _: usize, layout: &Layout) -> bool {
     layout.is_contiguous()
@@ -172,7 +176,7 @@ impl Packed {
                 Some(layout) => Some(Scales::new(&places[2], layout)?),
                 None => None,
             },
-            codes: codes(self.quantization.mode),
+            codes: codes::codes(self.quantization.mode),
         })
     }
 }
@@ -235,81 +239,6 @@ impl Weights<'_, '_> {
                 None => unpack_bits(bits, bytes, to, |code| self.codes[code as usize] * scale),
             }
         }
-    }
-}
-
-/// What `value` makes of each code.
-#[inline(always)]
-fn unpack_bits(bits: usize, bytes: &[u8], to: &mut [f32], value: impl Fn(u32) -> f32) {
-    match bits {
-        2 => unpack_constant::<2>(bytes, to, value),
-        3 => unpack_constant::<3>(bytes, to, value),
-        4 => unpack_constant::<4>(bytes, to, value),
-        5 => unpack_constant::<5>(bytes, to, value),
-        6 => unpack_constant::<6>(bytes, to, value),
-        _ => unpack_constant::<8>(bytes, to, value),
-    }
-}
-
-#[inline(always)]
-fn unpack_constant<const BITS: usize>(bytes: &[u8], to: &mut [f32], value: impl Fn(u32) -> f32) {
-    for (bytes, to) in bytes.chunks_exact(BITS).zip(to.chunks_exact_mut(8)) {
-        let mut word = [0; 8];
-        word[..BITS].copy_from_slice(bytes);
-        let word = u64::from_le_bytes(word);
-        for (i, to) in to.iter_mut().enumerate() {
-            *to = value((word >> (i * BITS)) as u32 & ((1 << BITS) - 1));
-        }
-    }
-}
-
-/// The inverse of unpacking.
-fn pack_bits(bits: usize, codes: &[u8], bytes: &mut [u8]) {
-    for (codes, bytes) in codes.chunks_exact(8).zip(bytes.chunks_exact_mut(bits)) {
-        let word = codes
-            .iter()
-            .rev()
-            .fold(0u64, |word, &code| word << bits | u64::from(code));
-        bytes.copy_from_slice(&word.to_le_bytes()[..bits]);
-    }
-}
-
-/// The values of the codes; none for affine, whose codes are numbers.
-fn codes(mode: QuantizationMode) -> Vec<f32> {
-    match mode {
-        QuantizationMode::Affine => Vec::new(),
-        QuantizationMode::Mxfp8 => (0..=255).map(e4m3).collect(),
-        QuantizationMode::Mxfp4 | QuantizationMode::Nvfp4 => {
-            let positive = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
-            positive
-                .into_iter()
-                .chain(positive.map(|x: f32| -x))
-                .collect()
-        }
-    }
-}
-
-/// The value of an 8-bit float: a sign, 4 bits of exponent, 3 of mantissa.
-fn e4m3(code: u8) -> f32 {
-    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7));
-    let magnitude = match (exponent, code & 7) {
-        (15, 7) => f32::NAN,
-        (0, _) => mantissa * 2f32.powi(-9),
-        _ => (8.0 + mantissa) * 2f32.powi(exponent - 10),
-    };
-    if code & 0x80 == 0 {
-        magnitude
-    } else {
-        -magnitude
-    }
-}
-
-fn decode_scale(code: u8, mode: QuantizationMode) -> f32 {
-    match (mode, code) {
-        (QuantizationMode::Nvfp4, _) => e4m3(code),
-        // 2^-127 is subnormal.
-        (_, 0) => f32::from_bits(1 << 22),
-        (_, code) => f32::from_bits(u32::from(code) << 23),
     }
 }
 
@@ -581,7 +510,7 @@ impl<T: Float32Like + Number> Step for QuantizeStep<T> {
                 (rounded(scale), Some(rounded(bias)))
             })
         } else {
-            let table = self::codes(mode);
+            let table = codes::codes(mode);
             self.run::<u8>(launch, |values, codes| {
                 (quantize_float(mode, &table, values, codes), None)
             })
@@ -595,89 +524,11 @@ fn rounded<T: Float32Like + Number>(value: f32) -> T {
     rounded
 }
 
-/// Codes of a group, its scale and its bias.
-fn quantize_affine(bits: usize, values: &[f32], codes: &mut [u8]) -> (f32, f32) {
-    let low = values.iter().copied().fold(f32::INFINITY, f32::min);
-    let high = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let last = ((1u32 << bits) - 1) as f32;
-    let mut scale = ((high - low) / last).max(1e-7);
-    // The edge that is further from zero is represented exactly, and so is zero.
-    let edge = if low.abs() > high.abs() {
-        low
-    } else {
-        scale = -scale;
-        high
-    };
-    let steps = (edge / scale).round_ties_even();
-    let mut bias = 0.0;
-    if steps != 0.0 {
-        scale = edge / steps;
-        bias = edge;
-    }
-    for (code, value) in codes.iter_mut().zip(values) {
-        *code = ((value - bias) / scale).round_ties_even().clamp(0.0, last) as u8;
-    }
-    (scale, bias)
-}
-
-/// Codes of a group and the code of its scale.
-fn quantize_float(mode: QuantizationMode, table: &[f32], values: &[f32], codes: &mut [u8]) -> u8 {
-    let largest = values.iter().fold(0.0, |max: f32, x| max.max(x.abs()));
-    let scale = largest
-        / if mode == QuantizationMode::Mxfp8 {
-            448.0
-        } else {
-            6.0
-        };
-    let scale_code = match mode {
-        QuantizationMode::Nvfp4 => nearest_positive_e4m3(scale),
-        _ if scale == 0.0 => 127,
-        _ => {
-            let exponent = scale.log2().round();
-            let exponent = if exponent.exp2() < scale {
-                exponent + 1.0
-            } else {
-                exponent
-            };
-            (exponent.clamp(-127.0, 127.0) + 127.0) as u8
-        }
-    };
-    let scale = decode_scale(scale_code, mode);
-    for (code, value) in codes.iter_mut().zip(values) {
-        *code = nearest(table, value / scale);
-    }
-    scale_code
-}
-
-/// The first code whose value is nearest; 0 for what is near none.
-fn nearest(table: &[f32], value: f32) -> u8 {
-    let mut best = (f32::INFINITY, 0);
-    for (code, &candidate) in table.iter().enumerate() {
-        let distance = (value - candidate).abs();
-        if distance < best.0 {
-            best = (distance, code as u8);
-        }
-    }
-    best.1
-}
-
-/// The nearest 8-bit float of a number that is not negative: the even code on ties, the largest
-/// beyond it.
-fn nearest_positive_e4m3(value: f32) -> u8 {
-    let mut best = (f32::INFINITY, 0);
-    for code in 0..=0x7e {
-        let distance = (value.min(448.0) - e4m3(code)).abs();
-        if distance < best.0 || (distance == best.0 && code % 2 == 0) {
-            best = (distance, code);
-        }
-    }
-    best.1
-}
-
 #[cfg(test)]
 mod tests {
     use motet_core::tensor::Tensor;
 
+    use super::codes::{e4m3, nearest_positive_e4m3};
     use super::*;
     use crate::testing::{noise, run, tensor, values};
 

@@ -1,6 +1,6 @@
 //! Tensors in files: safetensors, npy and npz.
 //!
-//! [`read`] and [`write`] choose the format by the file's extension. What lies aligned in a
+//! [`read`] and [`write()`] choose the format by the file's extension. What lies aligned in a
 //! safetensors file is used where it is mapped; everything else is copied. Every error names the
 //! file that it is about.
 
