@@ -1,5 +1,12 @@
 //! Arrays: handles to values that are there or will be.
 
+#[cfg(not(loom))]
+pub mod apply;
+#[cfg(not(loom))]
+mod operand;
+#[cfg(not(loom))]
+pub mod operators;
+
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -12,6 +19,9 @@ use crate::options::CallOptions;
 use crate::shape::{Shape, Spec};
 use crate::stream::Stream;
 use crate::tensor::Tensor;
+
+#[cfg(not(loom))]
+pub use operand::Operand;
 
 /// An immutable n-dimensional value: shape, dtype, and data or the recipe that will make it.
 ///
@@ -177,6 +187,21 @@ impl Array {
     /// The node, if this was the last handle to it.
     pub(crate) fn into_unshared_node(self) -> Option<Node> {
         Arc::into_inner(self.node)
+    }
+}
+
+impl<T: Element> From<T> for Array {
+    /// The array of no dimensions with this element.
+    fn from(element: T) -> Array {
+        let held = Box::new(element);
+        let address = std::ptr::NonNull::from(&*held).cast();
+        // SAFETY: the box is at this address as long as the buffer holds it, and nobody writes to it.
+        let buffer = unsafe { Buffer::foreign(address, size_of::<T>(), held) };
+        Array::from_tensor(Tensor {
+            buffer: Arc::new(buffer),
+            offset: 0,
+            layout: Spec::new(Shape::default(), T::DTYPE).layout(),
+        })
     }
 }
 

@@ -108,6 +108,48 @@ impl Dtype {
         !self.is_inexact() && !matches!(self, Dtype::Bool)
     }
 
+    /// The dtype that both convert to where they meet in one operation: MLX's `result_type`.
+    ///
+    /// ```
+    /// # use motet_core::dtype::Dtype;
+    /// assert_eq!(Dtype::Float16.promote(Dtype::Bfloat16), Dtype::Float32);
+    /// assert_eq!(Dtype::Uint8.promote(Dtype::Int8), Dtype::Int16);
+    /// ```
+    pub fn promote(self, other: Dtype) -> Dtype {
+        use Dtype::*;
+        match (self, other) {
+            (a, b) if a == b => a,
+            (Bool, other) | (other, Bool) => other,
+            (Complex64, _) | (_, Complex64) => Complex64,
+            (Float64, _) | (_, Float64) => Float64,
+            (a, b) if a.is_float() && b.is_float() => Float32,
+            (float, _) | (_, float) if float.is_float() => float,
+            (a, b) if a.is_unsigned() == b.is_unsigned() => match a.size() < b.size() {
+                true => b,
+                false => a,
+            },
+            (unsigned, signed) | (signed, unsigned) if unsigned.is_unsigned() => {
+                match (unsigned, signed) {
+                    (Uint64, _) => Float32,
+                    (a, b) if a.size() < b.size() => b,
+                    (Uint8, _) => Int16,
+                    (Uint16, _) => Int32,
+                    _ => Int64,
+                }
+            }
+            (a, _) => a,
+        }
+    }
+
+    /// Itself if inexact, else float32: what integers become in operations whose results are not
+    /// whole.
+    pub const fn at_least_float(self) -> Dtype {
+        match self.is_inexact() {
+            true => self,
+            false => Dtype::Float32,
+        }
+    }
+
     /// An unsigned integer.
     pub const fn is_unsigned(self) -> bool {
         matches!(
@@ -163,5 +205,36 @@ mod tests {
         assert_eq!(Dtype::from_code(14), None);
         assert_eq!(Dtype::from_code(-1), None);
         assert_eq!(Complex32::DTYPE.size(), size_of::<Complex32>());
+    }
+
+    #[test]
+    fn dtypes_promote_as_in_mlx() {
+        use Dtype::*;
+        // What MLX's `result_type` gives for each dtype (rows) with each (columns).
+        let h = Float16;
+        let (f, d, g, c) = (Float32, Float64, Bfloat16, Complex64);
+        let (u1, u2, u4, u8) = (Uint8, Uint16, Uint32, Uint64);
+        let (i1, i2, i4, i8) = (Int8, Int16, Int32, Int64);
+        let table = [
+            [Bool, u1, u2, u4, u8, i1, i2, i4, i8, h, f, d, g, c],
+            [u1, u1, u2, u4, u8, i2, i2, i4, i8, h, f, d, g, c],
+            [u2, u2, u2, u4, u8, i4, i4, i4, i8, h, f, d, g, c],
+            [u4, u4, u4, u4, u8, i8, i8, i8, i8, h, f, d, g, c],
+            [u8, u8, u8, u8, u8, f, f, f, f, h, f, d, g, c],
+            [i1, i2, i4, i8, f, i1, i2, i4, i8, h, f, d, g, c],
+            [i2, i2, i4, i8, f, i2, i2, i4, i8, h, f, d, g, c],
+            [i4, i4, i4, i8, f, i4, i4, i4, i8, h, f, d, g, c],
+            [i8, i8, i8, i8, f, i8, i8, i8, i8, h, f, d, g, c],
+            [h, h, h, h, h, h, h, h, h, h, f, d, f, c],
+            [f, f, f, f, f, f, f, f, f, f, f, d, f, c],
+            [d, d, d, d, d, d, d, d, d, d, d, d, d, c],
+            [g, g, g, g, g, g, g, g, g, f, f, d, g, c],
+            [c, c, c, c, c, c, c, c, c, c, c, c, c, c],
+        ];
+        for (a, row) in Dtype::ALL.into_iter().zip(table) {
+            for (b, expected) in Dtype::ALL.into_iter().zip(row) {
+                assert_eq!(a.promote(b), expected, "{a} with {b}");
+            }
+        }
     }
 }

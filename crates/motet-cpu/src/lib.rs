@@ -1,9 +1,9 @@
 //! The CPU backend of motet: a file per kernel class.
 //!
 //! Linking this crate in is enough: it registers itself in
-//! [`BACKENDS`](motet_core::backend::BACKENDS). Every kernel file offers two functions:
+//! [`BACKENDS`]. Every kernel file offers two functions:
 //! `prepare(kernel, inputs, outputs)` makes a [`Step`], and `accepts(kernel, index, layout)` says
-//! which layouts it reads besides row-major ones. [`operand`] is how steps reach their memory.
+//! which layouts it reads besides row-major ones. `operand` is how steps reach their memory.
 
 use linkme::distributed_slice;
 use motet_core::backend::{BACKENDS, Backend, Step};

@@ -39,7 +39,7 @@ mod function;
 pub mod ops;
 
 pub use function::{Function, import_function};
-pub use motet_core::array::Array;
+pub use motet_core::array::{Array, Operand};
 pub use motet_core::context::{
     StreamContext, current_stream, default_device, default_stream, new_stream, set_default_device,
     with_stream,
@@ -57,7 +57,9 @@ use motet_cpu as _;
 
 /// What most programs use.
 pub mod prelude {
-    pub use crate::{Array, Device, Dtype, Function, Stream, StreamContext, eval, with_stream};
+    pub use crate::{
+        Array, Device, Dtype, Function, Stream, StreamContext, eval, ops, with_stream,
+    };
 }
 
 /// Waits until everything that the stream has been given so far is done. MLX's `synchronize`.

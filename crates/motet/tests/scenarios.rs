@@ -57,21 +57,21 @@ fn s03_loaded_on_one_thread_called_on_random_ones() {
 
 #[test]
 fn s04_lazy_parameter_of_a_constructor_first_evaluated_on_a_worker() {
-    let weight = multiply(&scalar(3.0), &scalar(4.0)).unwrap();
+    let weight = multiply(scalar(3.0), scalar(4.0)).unwrap();
     let value = thread::spawn(move || weight.item::<f32>().unwrap());
     assert_eq!(value.join().unwrap(), 12.0);
 }
 
 #[test]
 fn s05_lazy_array_outlives_its_thread() {
-    let made = thread::spawn(|| exp(&scalar(0.0)).unwrap()).join().unwrap();
+    let made = thread::spawn(|| exp(scalar(0.0)).unwrap()).join().unwrap();
     assert_eq!(made.item::<f32>().unwrap(), 1.0);
 }
 
 #[test]
 fn s06_made_on_one_thread_under_a_stream_materialised_on_another() {
     let on = stream();
-    let made = thread::spawn(move || with_stream(&on, || add(&scalar(1.0), &scalar(2.0)).unwrap()));
+    let made = thread::spawn(move || with_stream(&on, || add(scalar(1.0), scalar(2.0)).unwrap()));
     let made = made.join().unwrap();
     assert_eq!(format!("{made:?}"), "Array(float32())");
     assert_eq!(made.to_vec::<f32>().unwrap(), [3.0]);
@@ -89,7 +89,7 @@ fn s07_async_eval_on_one_thread_read_on_another_while_the_first_goes_on() {
     });
     let mut state = scalar(0.0);
     for _ in 0..200 {
-        state = add(&state, &scalar(1.0)).unwrap();
+        state = add(&state, scalar(1.0)).unwrap();
         async_eval(std::slice::from_ref(&state)).unwrap();
         send.send(state.clone()).unwrap();
     }
@@ -123,7 +123,7 @@ fn s09_a_task_that_hops_threads_between_steps() {
     for step in 0..100 {
         // Every step on a thread of its own; some evaluate, some leave their result lazy.
         state = thread::spawn(move || {
-            let next = add(&state, &scalar(step as f32)).unwrap();
+            let next = add(&state, scalar(step as f32)).unwrap();
             match step % 3 {
                 0 => next.eval().unwrap(),
                 1 => async_eval(std::slice::from_ref(&next)).unwrap(),
@@ -273,7 +273,7 @@ fn s17_one_thread_makes_streams_while_another_evaluates() {
         thread::scope(|s| {
             s.spawn(|| {
                 for _ in 0..500 {
-                    let made = with_stream(&stream(), || add(&scalar(1.0), &scalar(1.0)).unwrap());
+                    let made = with_stream(&stream(), || add(scalar(1.0), scalar(1.0)).unwrap());
                     assert_eq!(made.item::<f32>().unwrap(), 2.0);
                 }
             });
@@ -358,7 +358,7 @@ fn s22_two_threads_evaluate_two_outputs_of_one_operation() {
 fn s23_an_input_is_dropped_while_its_user_is_evaluated() {
     for _ in 0..200 {
         let data = vec![1.0f32; 4096];
-        let x = exp(&Array::from_slice(&data, [4096]).unwrap()).unwrap();
+        let x = exp(Array::from_slice(&data, [4096]).unwrap()).unwrap();
         let y = add(&x, &x).unwrap();
         thread::scope(|s| {
             let value = s.spawn(|| y.to_vec::<f32>().unwrap());
