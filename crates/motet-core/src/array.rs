@@ -73,6 +73,15 @@ impl Array {
         }
     }
 
+    /// An input of a function that is being traced: it has no value, and evaluating what depends
+    /// on it is an error.
+    pub fn placeholder(spec: Spec) -> Array {
+        Array {
+            node: Arc::new(Node::placeholder(spec)),
+            output: 0,
+        }
+    }
+
     /// The lazy outputs of an operation.
     pub fn from_executable(
         executable: Arc<dyn Executable>,
@@ -129,7 +138,7 @@ impl Array {
         self.eval()?;
         match self.status() {
             Status::Done(result) => result,
-            Status::Lazy(..) | Status::Scheduled(_) => Err(Error::new(
+            _ => Err(Error::new(
                 crate::error::ErrorKind::Internal,
                 "eval",
                 "the array is not there after its evaluation",
@@ -178,6 +187,12 @@ impl Array {
 
     pub(crate) fn node(&self) -> &Arc<Node> {
         &self.node
+    }
+
+    /// Which of its node's outputs the array is.
+    #[cfg(not(loom))]
+    pub(crate) fn output(&self) -> usize {
+        self.output
     }
 
     pub(crate) fn status(&self) -> Status {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::array::Array;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::node::{Node, Status};
+use crate::shape::Spec;
 use crate::stream::{Stream, wait};
 
 /// Computes these arrays and waits for them. MLX's `eval`.
@@ -57,15 +58,18 @@ fn walk(arrays: &[Array]) -> Result<Vec<Arc<Node>>> {
     for array in arrays {
         let mut next = Some(array.clone());
         while next.is_some() || !path.is_empty() {
-            if let Some(array) = next.take()
-                && let Status::Lazy(inputs, options) = array.status()
-                && seen.insert(Arc::as_ptr(array.node()))
-            {
-                options.check("eval")?;
-                path.push(Visit {
-                    node: Arc::clone(array.node()),
-                    inputs,
-                });
+            if let Some(array) = next.take() {
+                match array.status() {
+                    Status::Lazy(inputs, options) if seen.insert(Arc::as_ptr(array.node())) => {
+                        options.check("eval")?;
+                        path.push(Visit {
+                            node: Arc::clone(array.node()),
+                            inputs,
+                        });
+                    }
+                    Status::Placeholder => return Err(traced(array.spec())),
+                    _ => {}
+                }
             }
             if let Some(visit) = path.last_mut() {
                 next = visit.inputs.pop();
@@ -76,6 +80,16 @@ fn walk(arrays: &[Array]) -> Result<Vec<Arc<Node>>> {
         }
     }
     Ok(tape)
+}
+
+fn traced(input: &Spec) -> Error {
+    Error::invalid(
+        "eval",
+        format!(
+            "cannot evaluate inside of a traced function: the array depends on its input of \
+             {input}, which has a value in calls alone; evaluate what the function returns"
+        ),
+    )
 }
 
 /// Enqueues each node that is still lazy; returns the streams of the tape. Inputs come before users

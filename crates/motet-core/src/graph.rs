@@ -16,7 +16,8 @@ pub type ValueId = usize;
 
 /// A function: inputs, constants, nodes in execution order, outputs.
 pub struct Graph {
-    /// What each value is. In a shapeless graph: what it was when the function was traced.
+    /// What each value is: inputs first, then constants and what nodes make, in the order of their
+    /// definition. In a shapeless graph: what it was when the function was traced.
     pub values: Vec<Spec>,
     /// The inputs: positional ones, then keywords.
     pub inputs: Vec<ValueId>,
@@ -48,6 +49,25 @@ impl Graph {
     /// The number of inputs that have no name.
     pub fn positional(&self) -> usize {
         self.inputs.len() - self.keywords.len()
+    }
+
+    /// Whether a call with these inputs, the last of which have these names, is for this function.
+    pub fn takes(&self, inputs: &[Spec], keywords: &[&str]) -> bool {
+        let fits = |(&value, spec): (&ValueId, &Spec)| {
+            let own = &self.values[value];
+            own.dtype == spec.dtype
+                && own.shape.len() == spec.shape.len()
+                && (self.shapeless || own.shape == spec.shape)
+        };
+        inputs.len() == self.inputs.len()
+            && self.keywords.iter().eq(keywords)
+            && self.inputs.iter().zip(inputs).all(fits)
+    }
+
+    /// The values that nodes read or that are outputs, with repetitions.
+    pub fn used(&self) -> impl Iterator<Item = ValueId> {
+        let by_nodes = self.nodes.iter().flat_map(|node| &node.inputs);
+        by_nodes.chain(&self.outputs).copied()
     }
 
     /// What every value is when the inputs are these.

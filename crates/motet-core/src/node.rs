@@ -3,12 +3,14 @@
 //! ```text
 //!   Lazy(recipe) ----> Scheduled(fence) ----> Ready(tensors)
 //!                                      \----> Failed(error)
+//!   Placeholder
 //! ```
 //!
 //! - I1: `Lazy -> Scheduled` happens once, in `Node::claim`, under the lock of the node's stream's
 //!   queue; the recipe moves into the command.
 //! - `Scheduled -> Ready | Failed` happens once, when that command has run.
 //! - All outputs of one operation share one node.
+//! - A placeholder, the input of a function that is being traced, never has a value.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,6 +19,10 @@ use smallvec::SmallVec;
 
 use crate::array::Array;
 use crate::error::{Error, ErrorKind, Result};
+#[cfg(not(loom))]
+use crate::graph::Graph;
+#[cfg(not(loom))]
+use crate::ops::Primitive;
 use crate::options::CallOptions;
 use crate::pool::{CorePermit, Pool};
 use crate::shape::Spec;
@@ -29,6 +35,12 @@ pub trait Executable: Send + Sync {
     /// What errors call it.
     fn name(&self) -> &str;
 
+    /// What it computes, for whoever records it; `None` where no graph can say it.
+    #[cfg(not(loom))]
+    fn definition(&self) -> Option<Definition<'_>> {
+        None
+    }
+
     /// Computes the outputs. `between_steps` is to be called between the steps of a long
     /// computation; its error ends it.
     fn execute(
@@ -40,7 +52,17 @@ pub trait Executable: Send + Sync {
     ) -> Result<Vec<Tensor>>;
 }
 
+/// What an [`Executable`] computes.
+#[cfg(not(loom))]
+pub enum Definition<'a> {
+    /// One operation.
+    Primitive(&'a Primitive),
+    /// A whole function.
+    Function(&'a Graph),
+}
+
 /// What makes a node's outputs.
+#[derive(Clone)]
 pub(crate) struct Recipe {
     pub(crate) executable: Arc<dyn Executable>,
     pub(crate) inputs: SmallVec<[Array; 2]>,
@@ -59,6 +81,7 @@ enum State {
     Scheduled(Fence),
     Ready(SmallVec<[Tensor; 1]>),
     Failed(Error),
+    Placeholder,
 }
 
 /// What others see of a node's state.
@@ -67,6 +90,7 @@ pub(crate) enum Status {
     Lazy(SmallVec<[Array; 2]>, Arc<CallOptions>),
     Scheduled(Fence),
     Done(Result<Tensor>),
+    Placeholder,
 }
 
 impl Node {
@@ -90,6 +114,23 @@ impl Node {
         }
     }
 
+    pub(crate) fn placeholder(spec: Spec) -> Node {
+        Node {
+            outputs: SmallVec::from_iter([spec]),
+            stream: None,
+            state: Mutex::new(Rank::Node, State::Placeholder),
+        }
+    }
+
+    /// What makes the node, as long as it is lazy.
+    #[cfg(not(loom))]
+    pub(crate) fn recipe(&self) -> Option<Recipe> {
+        match &*self.state.lock() {
+            State::Lazy(recipe) => Some(recipe.clone()),
+            _ => None,
+        }
+    }
+
     /// How far the node is, and for a finished one the value of `output`.
     pub(crate) fn status(&self, output: usize) -> Status {
         match &*self.state.lock() {
@@ -97,6 +138,7 @@ impl Node {
             State::Scheduled(fence) => Status::Scheduled(fence.clone()),
             State::Ready(tensors) => Status::Done(Ok(tensors[output].clone())),
             State::Failed(error) => Status::Done(Err(error.clone())),
+            State::Placeholder => Status::Placeholder,
         }
     }
 
@@ -185,7 +227,7 @@ fn compute(
         .iter()
         .map(|input| match input.status() {
             Status::Done(result) => result,
-            Status::Lazy(..) | Status::Scheduled(_) => Err(Error::new(
+            _ => Err(Error::new(
                 ErrorKind::Internal,
                 name,
                 "an input is not there though the command runs",

@@ -1,5 +1,6 @@
 //! A value in memory: a buffer, and where and how the elements lie in it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::error::Result;
@@ -31,6 +32,46 @@ impl Tensor {
     /// Shape and dtype.
     pub fn spec(&self) -> Spec {
         self.layout.spec()
+    }
+
+    /// The elements in row-major order; a copy only where they do not lie so in memory.
+    pub fn row_major(&self) -> Cow<'_, [u8]> {
+        let layout = &self.layout;
+        let (size, count) = (layout.dtype.size(), layout.shape.size());
+        // SAFETY: a tensor lies inside of its buffer, which is initialised and immutable once the
+        // tensor is published, and lives as long as the borrow of the tensor.
+        let at = |offset: isize, len: usize| unsafe {
+            let first = self.buffer.as_ptr().add(self.offset);
+            std::slice::from_raw_parts(first.offset(offset), len)
+        };
+        if count == 0 {
+            return Cow::Borrowed(&[]);
+        }
+        if layout.is_contiguous() {
+            return Cow::Borrowed(at(0, count * size));
+        }
+        let mut bytes = Vec::with_capacity(count * size);
+        let mut index = vec![0; layout.shape.len()];
+        let mut offset = 0;
+        for _ in 0..count {
+            bytes.extend_from_slice(at(offset * size as isize, size));
+            for axis in (0..index.len()).rev() {
+                index[axis] += 1;
+                offset += layout.strides[axis];
+                if index[axis] < layout.shape[axis] {
+                    break;
+                }
+                offset -= layout.strides[axis] * index[axis] as isize;
+                index[axis] = 0;
+            }
+        }
+        Cow::Owned(bytes)
+    }
+
+    /// The same for tensors that are the same elements in the same memory.
+    pub fn identity(&self) -> (usize, usize, Layout) {
+        let address = Arc::as_ptr(&self.buffer).addr();
+        (address, self.offset, self.layout.clone())
     }
 
     /// Another view of the same memory, `bytes` from this one's first element; `None` where it

@@ -42,36 +42,7 @@ pub fn from_row_major(spec: &Spec, bytes: &[u8]) -> Result<Tensor> {
 
 /// The tensor's elements in row-major order; a copy only where they do not lie so in memory.
 pub fn row_major(tensor: &Tensor) -> Cow<'_, [u8]> {
-    let layout = &tensor.layout;
-    let (size, count) = (layout.dtype.size(), layout.shape.size());
-    // SAFETY: a tensor lies inside of its buffer, which is initialised and immutable once the
-    // tensor is published, and lives as long as the borrow of the tensor.
-    let at = |offset: isize, len: usize| unsafe {
-        let first = tensor.buffer.as_ptr().add(tensor.offset);
-        std::slice::from_raw_parts(first.offset(offset), len)
-    };
-    if count == 0 {
-        return Cow::Borrowed(&[]);
-    }
-    if layout.is_contiguous() {
-        return Cow::Borrowed(at(0, count * size));
-    }
-    let mut bytes = Vec::with_capacity(count * size);
-    let mut index = vec![0; layout.shape.len()];
-    let mut offset = 0;
-    for _ in 0..count {
-        bytes.extend_from_slice(at(offset * size as isize, size));
-        for axis in (0..index.len()).rev() {
-            index[axis] += 1;
-            offset += layout.strides[axis];
-            if index[axis] < layout.shape[axis] {
-                break;
-            }
-            offset -= layout.strides[axis] * index[axis] as isize;
-            index[axis] = 0;
-        }
-    }
-    Cow::Owned(bytes)
+    tensor.row_major()
 }
 
 /// A file in memory.

@@ -1,4 +1,4 @@
-//! Functions: imported graphs that any thread calls.
+//! Functions: imported or traced graphs that any thread calls.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,11 +8,12 @@ use motet_core::array::Array;
 use motet_core::compile::cache::PlanCache;
 use motet_core::compile::executor::run_primitive;
 use motet_core::compile::plan::Plan;
+use motet_core::compile::trace::{Signature, trace};
 use motet_core::context::current_stream;
 use motet_core::error::{Error, Result};
 use motet_core::export::reader::ExportedFile;
 use motet_core::graph::Graph;
-use motet_core::node::Executable;
+use motet_core::node::{Definition, Executable};
 use motet_core::options::{CallOptions, CancelToken};
 use motet_core::pool::Pool;
 use motet_core::shape::Spec;
@@ -28,24 +29,56 @@ use motet_core::tensor::Tensor;
 pub fn import_function(path: impl AsRef<Path>) -> Result<Function> {
     Ok(Function {
         file: Arc::new(ExportedFile::open(path.as_ref())?),
+        closure: None,
         plans: None,
         options: Arc::default(),
     })
 }
 
-/// A function: graphs with named inputs and outputs, one per signature that was exported.
+/// The function that `f` computes, as plans: `f` is called once for each signature, with
+/// placeholders, and what it does with them is recorded, fused and planned. MLX's `compile`.
+///
+/// While it is traced, `f` cannot evaluate what depends on its inputs, and what else it does
+/// happens once per signature, not once per call. Arrays that it captures are constants.
+///
+/// ```
+/// # use motet::{Array, ops};
+/// let softplus = motet::compile(|x: &[Array]| {
+///     let one = Array::from_slice(&[1.0f32], [])?;
+///     Ok(vec![ops::add(&ops::exp(&x[0])?, &one)?])
+/// });
+/// let y = softplus.call(&[Array::from_slice(&[0.0f32], [1])?])?;
+/// assert_eq!(y[0].item::<f32>()?, 2.0);
+/// # Ok::<(), motet::Error>(())
+/// ```
+pub fn compile(f: impl Fn(&[Array]) -> Result<Vec<Array>> + Send + Sync + 'static) -> Function {
+    Function {
+        file: Arc::new(ExportedFile::new(false, "")),
+        closure: Some(Arc::new(f)),
+        plans: Some(Arc::new(PlanCache::new(PLANS))),
+        options: Arc::default(),
+    }
+}
+
+/// A function: graphs with named inputs and outputs, one per signature, from a file
+/// ([`import_function`]) or traced from a closure ([`compile`]).
 ///
 /// Cheap to clone, and shared by threads by cloning or by reference: calls never wait for each
 /// other. [`compile`](Function::compile) makes it fast.
 #[derive(Clone)]
 pub struct Function {
+    /// The graphs; none where there is a closure.
     file: Arc<ExportedFile>,
-    plans: Option<Arc<PlanCache<Signature, CompiledCall>>>,
+    /// Traced for each signature that it is called with; always compiled.
+    closure: Option<Arc<Closure>>,
+    plans: Option<Arc<PlanCache<PlanKey, CompiledCall>>>,
     options: Arc<CallOptions>,
 }
 
+type Closure = dyn Fn(&[Array]) -> Result<Vec<Array>> + Send + Sync;
+
 /// What a plan is made for: which graph of the file, and the inputs' shapes and dtypes.
-type Signature = (usize, Vec<Spec>);
+type PlanKey = (usize, Vec<Spec>);
 
 /// The most signatures that plans are kept for; a plan beyond that replaces the one whose use is
 /// longest ago.
@@ -100,28 +133,44 @@ impl Function {
             .collect();
         let specs: Vec<Spec> = arguments.iter().map(|a| a.spec().clone()).collect();
         let names: Vec<&str> = keywords.iter().map(|(name, _)| *name).collect();
-        let index = self.select(inputs.len(), &names, &specs)?;
+        let index = self.select(&specs, &names)?;
         let stream = match &self.options.stream {
             Some(stream) => stream.clone(),
             None => current_stream()?,
         };
         match &self.plans {
-            Some(plans) => self.call_plan(plans, index, specs, &arguments, &stream),
+            Some(plans) => self.call_plan(plans, (index, specs), &arguments, &stream),
             None => self.call_graph(index, &specs, &arguments, &stream),
         }
     }
 
-    /// The graphs, one per exported signature.
+    /// The graphs, one per exported signature; none for a closure.
     pub fn signatures(&self) -> &[Arc<Graph>] {
         &self.file.functions
     }
 
-    /// The file as it was read.
+    /// The file as it was read; an empty one for a closure.
     pub fn file(&self) -> &ExportedFile {
         &self.file
     }
 
-    /// The plan of each signature as text.
+    /// Writes an imported function to a file, in the newest layout that is known.
+    ///
+    /// # Errors
+    /// For a closure, which [`export_function`](crate::export_function) writes; where the file
+    /// cannot be written.
+    pub fn export(&self, path: impl AsRef<Path>) -> Result<()> {
+        match self.closure {
+            None => self.file.save(path.as_ref()),
+            Some(_) => Err(Error::invalid(
+                "export",
+                "a compiled closure has no signature of its own; pass the closure to \
+                 export_function with example inputs",
+            )),
+        }
+    }
+
+    /// The plan of each exported signature as text.
     ///
     /// # Errors
     /// Where a plan cannot be made.
@@ -146,25 +195,15 @@ impl Function {
         }
     }
 
-    /// The first graph in the file's order that takes these inputs.
-    fn select(&self, positional: usize, keywords: &[&str], specs: &[Spec]) -> Result<usize> {
+    /// The first graph in the file's order that takes these inputs; a closure takes all that have
+    /// no names.
+    fn select(&self, specs: &[Spec], keywords: &[&str]) -> Result<usize> {
         let graphs = &self.file.functions;
-        let takes = |graph: &Arc<Graph>| {
-            graph.positional() == positional
-                && graph
-                    .keywords
-                    .iter()
-                    .map(String::as_str)
-                    .eq(keywords.iter().copied())
-                && graph.inputs.iter().zip(specs).all(|(&value, spec)| {
-                    let stored = &graph.values[value];
-                    stored.dtype == spec.dtype
-                        && stored.shape.len() == spec.shape.len()
-                        && (graph.shapeless || stored.shape == spec.shape)
-                })
+        let found = match self.closure {
+            Some(_) => keywords.is_empty().then_some(0),
+            None => graphs.iter().position(|graph| graph.takes(specs, keywords)),
         };
-        graphs.iter().position(takes).ok_or_else(|| {
-            let stored: Vec<String> = graphs.iter().map(|graph| describe_inputs(graph)).collect();
+        found.ok_or_else(|| {
             let first_keyword = specs.len() - keywords.len();
             let got =
                 specs
@@ -174,12 +213,16 @@ impl Function {
                         Some(keyword) => format!("{}={spec}", keywords[keyword]),
                         None => spec.to_string(),
                     });
+            let stored: Vec<String> = graphs.iter().map(|graph| describe_inputs(graph)).collect();
+            let expected = match self.closure {
+                Some(_) => "inputs without names".to_owned(),
+                None => stored.join(" or "),
+            };
             Error::invalid(
                 "call",
                 format!(
-                    "no signature of the function takes these inputs: got ({}), expected {}",
+                    "no signature of the function takes these inputs: got ({}), expected {expected}",
                     got.collect::<Vec<_>>().join(", "),
-                    stored.join(" or ")
                 ),
             )
         })
@@ -187,17 +230,27 @@ impl Function {
 
     fn call_plan(
         &self,
-        plans: &PlanCache<Signature, CompiledCall>,
-        index: usize,
-        specs: Vec<Spec>,
+        plans: &PlanCache<PlanKey, CompiledCall>,
+        key: PlanKey,
         arguments: &[Array],
         stream: &Stream,
     ) -> Result<Vec<Array>> {
-        let signature = (index, specs);
-        let call = plans.get_or_build(&signature, || {
-            Plan::build(&self.file.functions[index], &signature.1, true).map(CompiledCall)
+        let call = plans.get_or_build(&key, || {
+            let (index, specs) = &key;
+            let graph = match &self.closure {
+                Some(f) => {
+                    let signature = Signature {
+                        inputs: specs.clone(),
+                        ..Signature::default()
+                    };
+                    Arc::new(trace(signature, &**f)?)
+                }
+                None => Arc::clone(&self.file.functions[*index]),
+            };
+            let plan = Plan::build(&graph, specs, true)?;
+            Ok(CompiledCall { graph, plan })
         })?;
-        let outputs = call.0.outputs().to_vec();
+        let outputs = call.plan.outputs().to_vec();
         Ok(Array::from_executable(
             call,
             arguments,
@@ -250,11 +303,18 @@ impl Function {
 }
 
 /// One call of a plan: one command of its stream.
-struct CompiledCall(Plan);
+struct CompiledCall {
+    graph: Arc<Graph>,
+    plan: Plan,
+}
 
 impl Executable for CompiledCall {
     fn name(&self) -> &str {
         "call"
+    }
+
+    fn definition(&self) -> Option<Definition<'_>> {
+        Some(Definition::Function(&self.graph))
     }
 
     fn execute(
@@ -264,7 +324,7 @@ impl Executable for CompiledCall {
         pool: &Pool,
         between_steps: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Vec<Tensor>> {
-        self.0.call(inputs, pool, between_steps)
+        self.plan.call(inputs, pool, between_steps)
     }
 }
 
@@ -277,6 +337,11 @@ struct GraphNode {
 impl Executable for GraphNode {
     fn name(&self) -> &str {
         self.graph.nodes[self.number].primitive.name()
+    }
+
+    fn definition(&self) -> Option<Definition<'_>> {
+        let primitive = &self.graph.nodes[self.number].primitive;
+        Some(Definition::Primitive(primitive))
     }
 
     fn execute(

@@ -35,10 +35,12 @@
 
 #![deny(missing_docs)]
 
+mod export;
 mod function;
 pub mod ops;
 
-pub use function::{Function, import_function};
+pub use export::{ExportOptions, Exporter, Keywords, export_function, exporter};
+pub use function::{Function, compile, import_function};
 pub use motet_core::array::{Array, Operand};
 pub use motet_core::context::{
     StreamContext, current_stream, default_device, default_stream, new_stream, set_default_device,

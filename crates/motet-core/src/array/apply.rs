@@ -13,7 +13,7 @@ use crate::compile::executor::run_primitive;
 use crate::context::current_stream;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::node::Executable;
+use crate::node::{Definition, Executable};
 use crate::ops::Primitive;
 use crate::ops::broadcast::Broadcast;
 use crate::ops::elementwise::AsType;
@@ -174,6 +174,10 @@ struct Operation(Primitive);
 impl Executable for Operation {
     fn name(&self) -> &str {
         self.0.name()
+    }
+
+    fn definition(&self) -> Option<Definition<'_>> {
+        Some(Definition::Primitive(&self.0))
     }
 
     fn execute(

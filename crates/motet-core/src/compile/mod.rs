@@ -1,6 +1,7 @@
 //! From graphs to plans, and the execution of both.
 //!
 //! ```text
+//! closure --trace--> Graph
 //! Graph --ir::lower--> Ir --passes--> Ir --place--> kernels on places --plan--> Plan
 //! ```
 //!
@@ -22,3 +23,5 @@ mod place;
 pub mod plan;
 #[cfg(all(test, not(loom)))]
 mod testing;
+#[cfg(not(loom))]
+pub mod trace;
