@@ -74,10 +74,10 @@ impl Array {
     }
 
     /// An input of a function that is being traced: it has no value, and evaluating what depends
-    /// on it is an error.
-    pub fn placeholder(spec: Spec) -> Array {
+    /// on it is an error. `dynamic` where its shape is an example.
+    pub fn placeholder(spec: Spec, dynamic: bool) -> Array {
         Array {
-            node: Arc::new(Node::placeholder(spec)),
+            node: Arc::new(Node::placeholder(spec, dynamic)),
             output: 0,
         }
     }
@@ -112,6 +112,12 @@ impl Array {
     /// The size in each dimension.
     pub fn shape(&self) -> &Shape {
         &self.spec().shape
+    }
+
+    /// Whether its shape is an example: it depends on an input of a function that is being traced
+    /// for any shapes. What is then taken from its shape should be taken by a primitive.
+    pub fn is_dynamic(&self) -> bool {
+        self.node.dynamic
     }
 
     /// The type of the elements.

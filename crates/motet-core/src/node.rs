@@ -73,6 +73,8 @@ pub(crate) struct Node {
     pub(crate) outputs: SmallVec<[Spec; 1]>,
     /// `None` for data.
     pub(crate) stream: Option<Stream>,
+    /// See [`Array::is_dynamic`].
+    pub(crate) dynamic: bool,
     state: Mutex<State>,
 }
 
@@ -98,6 +100,7 @@ impl Node {
         Node {
             outputs,
             stream: Some(stream),
+            dynamic: recipe.inputs.iter().any(Array::is_dynamic),
             state: Mutex::new(Rank::Node, State::Lazy(recipe)),
         }
     }
@@ -110,14 +113,16 @@ impl Node {
         Node {
             outputs,
             stream: None,
+            dynamic: false,
             state: Mutex::new(Rank::Node, State::Ready(tensors)),
         }
     }
 
-    pub(crate) fn placeholder(spec: Spec) -> Node {
+    pub(crate) fn placeholder(spec: Spec, dynamic: bool) -> Node {
         Node {
             outputs: SmallVec::from_iter([spec]),
             stream: None,
+            dynamic,
             state: Mutex::new(Rank::Node, State::Placeholder),
         }
     }

@@ -96,9 +96,11 @@ pub fn exporter<'f>(
 #[must_use = "the file is written by close"]
 pub struct Exporter<'f> {
     path: PathBuf,
-    function: Box<dyn Fn(&[Array], &Keywords) -> Result<Vec<Array>> + Send + Sync + 'f>,
+    function: Box<Exported<'f>>,
     file: ExportedFile,
 }
+
+type Exported<'f> = dyn Fn(&[Array], &Keywords) -> Result<Vec<Array>> + Send + Sync + 'f;
 
 impl Exporter<'_> {
     /// Traces the function with inputs like these.

@@ -100,13 +100,17 @@ pub fn convert<const N: usize>(operands: [Operand; N], dtype: Dtype) -> Result<[
 
 /// The arrays broadcast to one shape as in numpy. `name` is the operation that errors speak of.
 ///
+/// Where a shape is an example (see [`Array::is_dynamic`]), each gets all of them as inputs, from which
+/// a call infers the shape anew.
+///
 /// # Errors
 /// Where the shapes do not broadcast together.
 pub fn broadcast<const N: usize>(name: &str, arrays: [Array; N]) -> Result<[Array; N]> {
     let Some((first, others)) = arrays.split_first() else {
         return Ok(arrays);
     };
-    if others.iter().all(|other| other.shape() == first.shape()) {
+    let dynamic = arrays.iter().any(Array::is_dynamic);
+    if !dynamic && others.iter().all(|other| other.shape() == first.shape()) {
         return Ok(arrays);
     }
     let mut shape = first.shape().clone();
@@ -115,6 +119,17 @@ pub fn broadcast<const N: usize>(name: &str, arrays: [Array; N]) -> Result<[Arra
             let specs: Vec<&Spec> = arrays.iter().map(Array::spec).collect();
             error.context(name, format!("the operands do not fit: got {specs:?}"))
         })?;
+    }
+    if dynamic {
+        let mut inputs = arrays.clone();
+        let mut number = 0;
+        return each(arrays, |_| {
+            // Each in turn comes first, and the others behind it.
+            inputs.swap(0, number);
+            number += 1;
+            let shape = shape.clone();
+            apply_one(Broadcast { shape }, &inputs)
+        });
     }
     each(arrays, |array| broadcast_to(&array, &shape))
 }

@@ -43,7 +43,10 @@ pub fn trace(
         keywords,
         shapeless,
     } = signature;
-    let placeholders: Vec<Array> = inputs.iter().cloned().map(Array::placeholder).collect();
+    let placeholders: Vec<Array> = inputs
+        .iter()
+        .map(|spec| Array::placeholder(spec.clone(), shapeless))
+        .collect();
     let outputs = function(&placeholders)?;
     let mut recorder = Recorder {
         graph: Graph {
