@@ -70,6 +70,39 @@ pub enum Kernel {
     Softmax,
     /// `log(sum(exp(x)))` over the last axis, which becomes one.
     LogSumExp,
+    /// Rows along the last axis, moved to mean zero where `center`, divided by
+    /// `sqrt(mean(x * x) + eps)`, times w and, where `center`, plus b. Inputs x, w and, where
+    /// `center`, b; w and b are as long as rows, or scalars.
+    Norm {
+        /// Added to the mean square.
+        eps: f32,
+        /// Whether the mean is subtracted, and a bias added.
+        center: bool,
+    },
+    /// Gradients of `Norm`: inputs its inputs and the gradient of its output, outputs the gradients
+    /// of its inputs, zero for scalars.
+    NormVjp {
+        /// Added to the mean square.
+        eps: f32,
+        /// Whether the mean is subtracted, and a bias added.
+        center: bool,
+    },
+    /// Rotary position embedding; inputs x (..., T, D), offsets (one, or one for each element of
+    /// the first dimension) and, where there is no base, the period of each pair.
+    Rope(Rope),
+    /// `softmax(scale * q @ kᵀ + mask) @ v`; inputs q (B, H, L, D), k, v, then `mask` and `sinks`,
+    /// where there are such. Several heads of q may share one of k and v. The mask broadcasts to
+    /// the scores: bool keeps where it is true, floats are added.
+    Attention {
+        /// Scale of the scores.
+        scale: f32,
+        /// Query i of L sees the first `i + 1 + keys - L` keys.
+        causal: bool,
+        /// Whether there is a mask.
+        mask: bool,
+        /// Whether there is a score for each head of q that no value belongs to.
+        sinks: bool,
+    },
     /// `alpha * (a @ b) + beta * c`; inputs a, b and, where `beta` is not `None`, c in the output's
     /// shape. Batch dimensions are equal.
     Matmul {
@@ -138,6 +171,21 @@ pub enum Kernel {
     },
     /// Singular values (one output) or U, S and Vt in full size (three outputs), of each matrix.
     Svd,
+}
+
+/// The parameters of a rotary position embedding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    /// Elements of each row that are rotated; even.
+    pub dims: usize,
+    /// Pairs are neighbours, rather than of the first and the second half.
+    pub traditional: bool,
+    /// Pair i turns by `position * base^(-2i / dims)`.
+    pub base: Option<f32>,
+    /// Scale of positions.
+    pub scale: f32,
+    /// Whether pairs are turned forward.
+    pub forward: bool,
 }
 
 /// How a reduction combines elements.

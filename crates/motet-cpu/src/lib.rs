@@ -12,6 +12,7 @@ use motet_core::error::Result;
 use motet_core::kernel::Kernel;
 use motet_core::shape::Layout;
 
+mod attention;
 mod convert;
 mod convolution;
 mod copy;
@@ -20,10 +21,13 @@ mod fft;
 mod indexing;
 mod math;
 mod matmul;
+mod norm;
 mod number;
 mod operand;
 mod quantized;
+mod real;
 mod reduce;
+mod rope;
 mod simd;
 mod softmax;
 mod sort;
@@ -93,6 +97,9 @@ fn module(kernel: &Kernel) -> Module {
         | Kernel::GatherAxis { .. }
         | Kernel::Scatter { .. }
         | Kernel::ScatterAxis { .. } => file!(indexing),
+        Kernel::Norm { .. } | Kernel::NormVjp { .. } => file!(norm),
+        Kernel::Rope(_) => file!(rope),
+        Kernel::Attention { .. } => file!(attention),
         Kernel::Fft { .. } => file!(fft),
         Kernel::Svd => file!(svd),
     }

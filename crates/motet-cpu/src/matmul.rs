@@ -63,7 +63,7 @@ fn unexpected(what: &str) -> Error {
 
 /// Row and column step of a layout's matrices, if rows or columns are contiguous. A dimension of
 /// one has step one, as it is never taken.
-fn matrix_steps(layout: &Layout) -> Option<(usize, usize)> {
+pub(crate) fn matrix_steps(layout: &Layout) -> Option<(usize, usize)> {
     let rank = layout.shape.len();
     if rank < 2 {
         return None;
@@ -77,15 +77,15 @@ fn matrix_steps(layout: &Layout) -> Option<(usize, usize)> {
 }
 
 /// An input: its matrices and where they are.
-struct Stack {
-    layout: Layout,
+pub(crate) struct Stack {
+    pub(crate) layout: Layout,
     batches: Walk,
     row_step: usize,
     column_step: usize,
 }
 
 impl Stack {
-    fn new(layout: &Layout) -> Result<Stack> {
+    pub(crate) fn new(layout: &Layout) -> Result<Stack> {
         let (row_step, column_step) =
             matrix_steps(layout).ok_or_else(|| unexpected("layout of a matrix"))?;
         let batch = layout.shape.len() - 2;
@@ -98,7 +98,7 @@ impl Stack {
     }
 
     /// Calls `use_it` with a block of matrix `batch`, in the type of sums.
-    fn with_block<T: Operand, R>(
+    pub(crate) fn with_block<T: Operand, R>(
         &self,
         input: Strided<'_, T>,
         batch: usize,

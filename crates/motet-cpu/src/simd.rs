@@ -59,19 +59,25 @@ impl Level for Avx2 {
 }
 
 /// `leveled!(simd, body(x: X, y: Y) -> R)` calls `body::<L>(x, y)`, compiled for `simd`, with `L`
-/// the [`Level`]. `body` must be `#[inline(always)]` and safe to call.
+/// the [`Level`]. `body` must be `#[inline(always)]` and safe to call. Where it is generic over a
+/// second type, that follows its name: `leveled!(simd, body<S: Bound = f32>(x: S))`.
 macro_rules! leveled {
-    ($simd:expr, $body:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)?) => {{
+    (
+        $simd:expr, $body:ident $(<$S:ident: $bound:path = $actual:ty>)?
+        ($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)?
+    ) => {{
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma")]
-        fn avx2($($argument: $type),*) $(-> $result)? {
-            $body::<$crate::simd::Avx2>($($argument),*)
+        fn avx2$(<$S: $bound>)?($($argument: $type),*) $(-> $result)? {
+            $body::<$crate::simd::Avx2 $(, $S)?>($($argument),*)
         }
         match $simd {
-            $crate::simd::Simd::Portable => $body::<$crate::simd::Portable>($($argument),*),
+            $crate::simd::Simd::Portable => {
+                $body::<$crate::simd::Portable $(, $actual)?>($($argument),*)
+            }
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Simd::Avx2` exists only where the processor was found to have both.
-            $crate::simd::Simd::Avx2 => unsafe { avx2($($argument),*) },
+            $crate::simd::Simd::Avx2 => unsafe { avx2$(::<$actual>)?($($argument),*) },
         }
     }};
 }

@@ -3,15 +3,15 @@
 use std::marker::PhantomData;
 
 use motet_core::backend::{Launch, Step};
-use motet_core::dtype::{Dtype, Element};
+use motet_core::dtype::Dtype;
 use motet_core::error::{Error, Result};
 use motet_core::kernel::Kernel;
 use motet_core::shape::Layout;
 
-use crate::convert::Float32Like;
-use crate::math;
+use crate::matmul::Operand;
 use crate::number::Number;
 use crate::operand::{Output, input};
+use crate::real::{Real, exp_minus, maximum};
 use crate::simd::{Level, Simd, leveled};
 
 /// Row-major inputs only.
@@ -71,7 +71,7 @@ struct Rows<T> {
     element: PhantomData<T>,
 }
 
-impl<T: Row> Step for Rows<T> {
+impl<T: Operand<Sum: Real>> Step for Rows<T> {
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
         let from = input::<T>(&launch.inputs[0], &self.from)?;
         let to = Output::<T>::new(&launch.outputs[0], &self.to)?;
@@ -82,15 +82,20 @@ impl<T: Row> Step for Rows<T> {
         launch
             .pool
             .for_each_tile(rows.div_ceil(group), cost_ns, &|tile| {
-                let mut work = Vec::new();
+                let mut work = vec![T::Sum::ZERO; self.row];
                 for row in tile * group..rows.min((tile + 1) * group) {
                     let from = &from[row * self.row..(row + 1) * self.row];
                     // SAFETY: rows do not overlap, and each is written once.
                     let to = unsafe { to.part(row * result..(row + 1) * result) };
+                    T::load(from, &mut work);
+                    let (simd, work) = (self.simd, &mut work[..]);
                     if self.softmax {
-                        T::softmax(self.simd, from, to, &mut work);
+                        leveled!(simd, softmax<S: Real = T::Sum>(work: &mut [S]));
+                        T::store(work, to);
                     } else {
-                        to[0] = T::log_sum_exp(self.simd, from, &mut work);
+                        let sum =
+                            leveled!(simd, log_sum_exp<S: Real = T::Sum>(work: &mut [S]) -> S);
+                        T::store(&[sum], to);
                     }
                 }
             });
@@ -98,102 +103,21 @@ impl<T: Row> Step for Rows<T> {
     }
 }
 
-/// A dtype's way with one row; `work` is memory that is kept from row to row.
-trait Row: Element {
-    fn softmax(simd: Simd, from: &[Self], to: &mut [Self], work: &mut Vec<f32>);
-    fn log_sum_exp(simd: Simd, from: &[Self], work: &mut Vec<f32>) -> Self;
-}
-
-impl<T: Float32Like + Number> Row for T {
-    fn softmax(simd: Simd, from: &[T], to: &mut [T], work: &mut Vec<f32>) {
-        work.resize(from.len(), 0.0);
-        T::widen(from, work);
-        softmax(simd, work);
-        T::narrow(work, to);
-    }
-
-    fn log_sum_exp(simd: Simd, from: &[T], work: &mut Vec<f32>) -> T {
-        work.resize(from.len(), 0.0);
-        T::widen(from, work);
-        let mut result = [T::ZERO];
-        T::narrow(&[log_sum_exp(simd, work)], &mut result);
-        result[0]
-    }
-}
-
-impl Row for f64 {
-    fn softmax(_: Simd, from: &[f64], to: &mut [f64], _: &mut Vec<f32>) {
-        let max = from.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        to.iter_mut()
-            .zip(from)
-            .for_each(|(to, x)| *to = (x - max).exp());
-        let sum: f64 = to.iter().sum();
-        to.iter_mut().for_each(|to| *to /= sum);
-    }
-
-    fn log_sum_exp(_: Simd, from: &[f64], _: &mut Vec<f32>) -> f64 {
-        let max = from.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        // Where the maximum is infinite, differences to it are NaN; a NaN element shows in the sum.
-        let center = if max.is_finite() { max } else { 0.0 };
-        from.iter().map(|x| (x - center).exp()).sum::<f64>().ln() + center
-    }
-}
-
 /// Softmax of one row in place.
-fn softmax(simd: Simd, row: &mut [f32]) {
-    #[inline(always)]
-    fn body<L: Level>(row: &mut [f32]) {
-        let sum = exp_minus::<L>(row, maximum(row));
-        let scale = 1.0 / sum;
-        row.iter_mut().for_each(|x| *x *= scale);
-    }
-    leveled!(simd, body(row: &mut [f32]))
+#[inline(always)]
+fn softmax<L: Level, S: Real>(row: &mut [S]) {
+    let max = maximum(row);
+    let scale = S::ONE / exp_minus::<L, S>(row, max);
+    row.iter_mut().for_each(|x| *x *= scale);
 }
 
 /// The logarithm of the sum of exponentials of one row, which is used up.
-fn log_sum_exp(simd: Simd, row: &mut [f32]) -> f32 {
-    #[inline(always)]
-    fn body<L: Level>(row: &mut [f32]) -> f32 {
-        let max = maximum(row);
-        let center = if max.is_finite() { max } else { 0.0 };
-        math::log::<L>(exp_minus::<L>(row, center)) + center
-    }
-    leveled!(simd, body(row: &mut [f32]) -> f32)
-}
-
-/// Independent accumulators.
-const LANES: usize = 16;
-
-/// The largest element that is a number.
 #[inline(always)]
-fn maximum(row: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let (chunks, rest) = row.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane = if x > *lane { x } else { *lane };
-        }
-    }
-    let larger = |a: f32, b: &f32| if *b > a { *b } else { a };
-    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, larger)
-}
-
-/// Replaces each element by `exp(x - center)`; returns their sum.
-#[inline(always)]
-fn exp_minus<L: Level>(row: &mut [f32], center: f32) -> f32 {
-    let mut lanes = [0.0; LANES];
-    let (chunks, rest) = row.as_chunks_mut::<LANES>();
-    for chunk in chunks {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *x = math::exp::<L>(*x - center);
-            *lane += *x;
-        }
-    }
-    for (lane, x) in lanes.iter_mut().zip(rest) {
-        *x = math::exp::<L>(*x - center);
-        *lane += *x;
-    }
-    lanes.iter().sum()
+fn log_sum_exp<L: Level, S: Real>(row: &mut [S]) -> S {
+    // Where the maximum is infinite, differences to it are NaN; a NaN element shows in the sum.
+    let max = maximum(row);
+    let center = if max.is_finite() { max } else { S::ZERO };
+    exp_minus::<L, S>(row, center).log::<L>() + center
 }
 
 #[cfg(test)]

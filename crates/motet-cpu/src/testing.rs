@@ -62,7 +62,8 @@ pub(crate) fn launch(step: &dyn Step, inputs: &[&Tensor], outputs: &[Spec]) -> R
     Ok(results)
 }
 
-fn location(tensor: &Tensor) -> Location<'_> {
+/// Where a tensor lies.
+pub(crate) fn location(tensor: &Tensor) -> Location<'_> {
     Location {
         buffer: &tensor.buffer,
         offset: tensor.offset,

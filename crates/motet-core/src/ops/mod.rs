@@ -20,6 +20,7 @@ pub mod assemble;
 pub mod broadcast;
 pub mod convolution;
 pub mod elementwise;
+pub mod fast;
 pub mod indexing;
 pub mod linalg;
 pub mod matmul;
@@ -283,15 +284,9 @@ pub const UNSUPPORTED: &[&str] = &[
     "GatherQMM",
     "Hadamard",
     "Inverse",
-    "LayerNorm",
-    "LayerNormVJP",
     "MaskedScatter",
     "QRF",
-    "RMSNorm",
-    "RMSNormVJP",
     "RandomBits",
-    "RoPE",
-    "ScaledDotProductAttention",
     "SearchSorted",
 ];
 
@@ -313,5 +308,6 @@ primitives! {
     convolution: Convolution;
     quantized: Quantize QuantizedMatmul;
     transform: FFT;
+    fast: LayerNorm LayerNormVJP RMSNorm RMSNormVJP RoPE ScaledDotProductAttention;
     linalg: SVD;
 }
