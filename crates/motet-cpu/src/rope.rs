@@ -271,11 +271,12 @@ mod tests {
             let (batch, t) = (number / length / heads, number % length);
             let offset = offsets[batch % offsets.len()];
             let position = (t as f64 + f64::from(offset)) * f64::from(rope.scale);
+            let angle = |i: usize| match rope.base {
+                Some(base) => position * f64::from(base).powf(-(i as f64) / half as f64),
+                None => position / f64::from(periods[i]),
+            };
             for i in 0..half {
-                let angle = match rope.base {
-                    Some(base) => position * f64::from(base).powf(-(i as f64) / half as f64),
-                    None => position / f64::from(periods[i]),
-                };
+                let angle = angle(i);
                 let (sin, cos) = if rope.forward { angle } else { -angle }.sin_cos();
                 let (a, b) = if rope.traditional {
                     (2 * i, 2 * i + 1)

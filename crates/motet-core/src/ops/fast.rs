@@ -438,7 +438,10 @@ mod tests {
         assert_eq!(check(good, &[], false, false), result);
         assert_eq!(check(good, &[], false, true), None);
         let (mask, sinks) = (float(&[4, 1, 9]), float(&[4]));
-        assert_eq!(check(good, &[mask.clone()], false, false), result);
+        assert_eq!(
+            check(good, std::slice::from_ref(&mask), false, false),
+            result
+        );
         assert_eq!(check(good, &[mask, sinks.clone()], true, false), result);
         assert_eq!(check(good, &[sinks], true, false), result);
         assert_eq!(check(good, &[], true, false), None);
