@@ -119,6 +119,23 @@ pub enum Kernel {
         /// Whether w is (N, K) rather than (K, N).
         transpose: bool,
     },
+    /// `a[lhs] @ b[rhs]` for each pair of indices into the batches of a and b; inputs a, b, lhs and
+    /// rhs.
+    GatherMatmul,
+    /// `x[lhs] @ dequantized(w[rhs])` for each pair of indices into the batches of x and w; inputs
+    /// as for `QuantizedMatmul`, then lhs and rhs.
+    GatherQuantizedMatmul {
+        /// How w is packed.
+        quantization: Quantization,
+        /// Whether each w is (N, K) rather than (K, N).
+        transpose: bool,
+    },
+    /// `a @ b` with a factor (or bool) for each square tile. Inputs a and b, then the factors of
+    /// the result's tiles, or those of a's and of b's, or all three in this order.
+    BlockMaskedMatmul {
+        /// Rows and columns of a tile.
+        block_size: usize,
+    },
     /// Inputs w; outputs packed, scales and, for affine, biases.
     Quantize(Quantization),
     /// Inputs packed, scales and, for affine, biases; output the values.
@@ -153,6 +170,27 @@ pub enum Kernel {
         /// The axis.
         axis: usize,
     },
+    /// The block of input 0, of the output's shape, that starts where input 1 says: a position for
+    /// each of `axes`, 0 on others.
+    DynamicSlice {
+        /// The axes that input 1 gives positions for.
+        axes: Axes,
+    },
+    /// Copy of input 0 with input 1 written to where input 2 says: a position for each of `axes`, 0
+    /// on others.
+    DynamicSliceUpdate {
+        /// The axes that input 2 gives positions for.
+        axes: Axes,
+    },
+    /// Copy of input 0 whose elements where input 1 is true are replaced by those of input 2, one
+    /// after the other in row-major order, for each index of the first dimension.
+    MaskedScatter,
+    /// For each element of input 1 the number (uint32) of elements of input 0, which is sorted, that
+    /// come before it.
+    SearchSorted {
+        /// Count equal ones too.
+        right: bool,
+    },
     /// Copy of input 0 with input 1 combined in at `start + i * strides`.
     SliceUpdate {
         /// How an update combines with what is there.
@@ -169,6 +207,15 @@ pub enum Kernel {
         /// Inverse, scaled by one over the number of elements.
         inverse: bool,
     },
+    /// Product of the last axis, of size m * 2^k with m 1, 12, 20 or 28, by the Hadamard matrix of
+    /// that size, times `scale`.
+    Hadamard {
+        /// What results are multiplied by.
+        scale: f32,
+    },
+    /// Random bits (threefry) for each key of input 0, a pair of uint32 in the last axis: the same
+    /// for all outputs with as many bytes per key.
+    RandomBits,
     /// Singular values (one output) or U, S and Vt in full size (three outputs), of each matrix.
     Svd,
 }

@@ -25,6 +25,8 @@ pub mod ops;
 pub mod options;
 pub mod pool;
 pub mod program;
+#[cfg(not(loom))]
+pub mod random;
 pub mod shape;
 pub mod stream;
 mod sync;

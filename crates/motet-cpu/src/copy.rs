@@ -9,7 +9,6 @@ use motet_core::error::{Error, Result};
 use motet_core::kernel::{Kernel, Update};
 use motet_core::pool::Pool;
 use motet_core::shape::{Layout, Strides};
-use num_complex::Complex32;
 
 use crate::convert::f16_to_f32;
 use crate::number::{Number, with_number};
@@ -90,11 +89,41 @@ fn misfit(op: &str, layout: &Layout) -> Error {
     )
 }
 
+/// `with_size!(dtype, T => expression)`: the expression with `T` a type of the dtype's size. What is
+/// only moved needs no more; bits are never looked at.
+macro_rules! with_size {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype.size() {
+            1 => {
+                type $T = u8;
+                $body
+            }
+            2 => {
+                type $T = u16;
+                $body
+            }
+            4 => {
+                type $T = u32;
+                $body
+            }
+            _ if $dtype == motet_core::dtype::Dtype::Complex64 => {
+                type $T = num_complex::Complex32;
+                $body
+            }
+            _ => {
+                type $T = u64;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_size;
+
 /// Elements of a region's tile: about 10 us.
 const TILE: usize = 1 << 15;
 
 /// An input and the places of the output that its elements go to.
-struct Block {
+pub(crate) struct Block {
     input: usize,
     layout: Layout,
     /// Through the input and the output.
@@ -105,7 +134,7 @@ struct Block {
 
 impl Block {
     /// The elements of `layout` at `start + i * strides` of the output.
-    fn new(
+    pub(crate) fn new(
         input: usize,
         layout: &Layout,
         output: &Layout,
@@ -161,7 +190,11 @@ impl Block {
     }
 
     /// Copies all elements, on many threads.
-    fn copy<T: Element>(&self, launch: &Launch<'_>, output: &Output<'_, T>) -> Result<()> {
+    pub(crate) fn copy<T: Element>(
+        &self,
+        launch: &Launch<'_>,
+        output: &Output<'_, T>,
+    ) -> Result<()> {
         if self.walk.steps() != [1, 1] {
             // SAFETY: `new` checked that all positions are in the output; they differ, so each is
             // written once.
@@ -233,16 +266,11 @@ struct Move {
 
 impl Step for Move {
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
-        // What is only moved needs its size alone; bits are never looked at.
-        match (self.update.as_ref(), self.output.dtype.size()) {
-            (Some((op, update)), _) if *op != Update::Set => {
+        match &self.update {
+            Some((op, update)) if *op != Update::Set => {
                 with_number!(self.output.dtype, T => self.combine::<T>(launch, *op, update))
             }
-            (_, 1) => self.copy::<u8>(launch),
-            (_, 2) => self.copy::<u16>(launch),
-            (_, 4) => self.copy::<u32>(launch),
-            _ if self.output.dtype == Dtype::Complex64 => self.copy::<Complex32>(launch),
-            _ => self.copy::<u64>(launch),
+            _ => with_size!(self.output.dtype, T => self.copy::<T>(launch)),
         }
     }
 }

@@ -5,16 +5,15 @@
 //! indices by one thread, as several may meet in one element.
 
 use std::marker::PhantomData;
-use std::sync::Mutex;
 
-use motet_core::backend::{Launch, Location, Step};
-use motet_core::dtype::{Dtype, Element};
+use motet_core::backend::{Launch, Step};
+use motet_core::dtype::Element;
 use motet_core::error::{Error, Result};
 use motet_core::kernel::{Kernel, Update};
-use motet_core::pool::Pool;
 use motet_core::shape::{Axes, Layout};
 use smallvec::SmallVec;
 
+use crate::indices::{Indices, try_tiles};
 use crate::number::{Number, with_number};
 use crate::operand::{Output, Walk, input};
 
@@ -101,108 +100,6 @@ fn name(kernel: &Kernel) -> &'static str {
 
 fn invalid(op: &str, what: &str) -> Error {
     Error::invalid(op, what)
-}
-
-/// An input of indices of any integer dtype.
-enum Indices<'a> {
-    Uint8(&'a [u8]),
-    Uint16(&'a [u16]),
-    Uint32(&'a [u32]),
-    Uint64(&'a [u64]),
-    Int8(&'a [i8]),
-    Int16(&'a [i16]),
-    Int32(&'a [i32]),
-    Int64(&'a [i64]),
-}
-
-impl<'a> Indices<'a> {
-    fn new(location: &Location<'a>, layout: &Layout) -> Result<Indices<'a>> {
-        Ok(match layout.dtype {
-            Dtype::Uint8 => Indices::Uint8(input(location, layout)?),
-            Dtype::Uint16 => Indices::Uint16(input(location, layout)?),
-            Dtype::Uint32 => Indices::Uint32(input(location, layout)?),
-            Dtype::Uint64 => Indices::Uint64(input(location, layout)?),
-            Dtype::Int8 => Indices::Int8(input(location, layout)?),
-            Dtype::Int16 => Indices::Int16(input(location, layout)?),
-            Dtype::Int32 => Indices::Int32(input(location, layout)?),
-            _ => Indices::Int64(input(location, layout)?),
-        })
-    }
-
-    #[inline(always)]
-    fn get(&self, number: usize) -> i128 {
-        match self {
-            Indices::Uint8(values) => values[number].into(),
-            Indices::Uint16(values) => values[number].into(),
-            Indices::Uint32(values) => values[number].into(),
-            Indices::Uint64(values) => values[number].into(),
-            Indices::Int8(values) => values[number].into(),
-            Indices::Int16(values) => values[number].into(),
-            Indices::Int32(values) => values[number].into(),
-            Indices::Int64(values) => values[number].into(),
-        }
-    }
-
-    /// The position that index `number` stands for in a dimension of `dim`, with room for `block`
-    /// elements from there on.
-    #[inline(always)]
-    fn resolve(
-        &self,
-        op: &str,
-        number: usize,
-        axis: usize,
-        dim: usize,
-        block: usize,
-    ) -> Result<usize> {
-        let index = self.get(number);
-        let position = if index < 0 {
-            index + dim as i128
-        } else {
-            index
-        };
-        match usize::try_from(position) {
-            Ok(position) if position < dim && block <= dim - position => Ok(position),
-            _ => Err(out_of_range(op, index, axis, dim, block)),
-        }
-    }
-}
-
-#[cold]
-fn out_of_range(op: &str, index: i128, axis: usize, dim: usize, block: usize) -> Error {
-    let room = match block {
-        1 => String::new(),
-        _ => format!(" for a block of {block}"),
-    };
-    Error::invalid(
-        op,
-        format!("index {index} is out of range{room}: got a dimension of {dim} on axis {axis}"),
-    )
-}
-
-/// Runs tiles that can fail; the error is that of the first tile that failed.
-fn try_tiles(
-    pool: &Pool,
-    tiles: usize,
-    cost_ns: usize,
-    run: &(dyn Fn(usize) -> Result<()> + Sync),
-) -> Result<()> {
-    let failed: Mutex<Option<(usize, Error)>> = Mutex::new(None);
-    pool.for_each_tile(tiles, cost_ns, &|tile| {
-        if let Err(error) = run(tile) {
-            // Nothing panics while it is held.
-            let mut failed = failed.lock().unwrap_or_else(|poison| poison.into_inner());
-            if failed.as_ref().is_none_or(|&(first, _)| tile < first) {
-                *failed = Some((tile, error));
-            }
-        }
-    });
-    match failed
-        .into_inner()
-        .unwrap_or_else(|poison| poison.into_inner())
-    {
-        Some((_, error)) => Err(error),
-        None => Ok(()),
-    }
 }
 
 /// Blocks of an array, each at a tuple of indices.
@@ -446,6 +343,7 @@ impl<T: Number> Step for ScatterAxisStep<T> {
 
 #[cfg(test)]
 mod tests {
+    use motet_core::dtype::Dtype;
     use motet_core::error::ErrorKind;
     use motet_core::shape::{Shape, Spec};
     use motet_core::tensor::Tensor;

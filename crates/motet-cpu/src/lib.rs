@@ -16,18 +16,24 @@ mod attention;
 mod convert;
 mod convolution;
 mod copy;
+mod dynamic_slice;
 mod elementwise;
 mod fft;
+mod hadamard;
 mod indexing;
+mod indices;
+mod masked_scatter;
 mod math;
 mod matmul;
 mod norm;
 mod number;
 mod operand;
 mod quantized;
+mod random;
 mod real;
 mod reduce;
 mod rope;
+mod search;
 mod simd;
 mod softmax;
 mod sort;
@@ -88,19 +94,27 @@ fn module(kernel: &Kernel) -> Module {
         Kernel::Reduce { .. } | Kernel::ArgReduce { .. } => file!(reduce),
         Kernel::Softmax | Kernel::LogSumExp => file!(softmax),
         Kernel::Scan { .. } | Kernel::Sort { .. } => file!(sort),
-        Kernel::Matmul { .. } => file!(matmul),
-        Kernel::QuantizedMatmul { .. } | Kernel::Quantize(_) | Kernel::Dequantize(_) => {
-            file!(quantized)
+        Kernel::Matmul { .. } | Kernel::GatherMatmul | Kernel::BlockMaskedMatmul { .. } => {
+            file!(matmul)
         }
+        Kernel::QuantizedMatmul { .. }
+        | Kernel::GatherQuantizedMatmul { .. }
+        | Kernel::Quantize(_)
+        | Kernel::Dequantize(_) => file!(quantized),
         Kernel::Convolution(_) => file!(convolution),
         Kernel::Gather { .. }
         | Kernel::GatherAxis { .. }
         | Kernel::Scatter { .. }
         | Kernel::ScatterAxis { .. } => file!(indexing),
+        Kernel::DynamicSlice { .. } | Kernel::DynamicSliceUpdate { .. } => file!(dynamic_slice),
+        Kernel::MaskedScatter => file!(masked_scatter),
+        Kernel::SearchSorted { .. } => file!(search),
         Kernel::Norm { .. } | Kernel::NormVjp { .. } => file!(norm),
         Kernel::Rope(_) => file!(rope),
         Kernel::Attention { .. } => file!(attention),
         Kernel::Fft { .. } => file!(fft),
+        Kernel::Hadamard { .. } => file!(hadamard),
+        Kernel::RandomBits => file!(random),
         Kernel::Svd => file!(svd),
     }
 }

@@ -1,4 +1,4 @@
-//! Matrix products: `alpha * (a @ b) + beta * c`, batched.
+//! Matrix products: `alpha * (a @ b) + beta * c`, batched, or of matrices that indices pick.
 //!
 //! a and b are read in place when each of their matrices has contiguous rows or columns, whatever
 //! the batch strides; c in any layout. Work is cut into tiles by the shapes alone, so results are
@@ -14,16 +14,22 @@ use motet_core::error::{Error, ErrorKind, Result};
 use motet_core::kernel::Kernel;
 use motet_core::shape::{Layout, Shape};
 
+use crate::indices::Picks;
 use crate::number::Number;
 use crate::operand::{Output, Strided, Walk};
 
+mod masked;
 mod product;
 
+use masked::MaskedStep;
 pub(crate) use product::{Factor, Matrix, Operand, Sizes, multiply};
 
-/// Whether a matrix is read in this layout.
-pub(crate) fn accepts(_: &Kernel, index: usize, layout: &Layout) -> bool {
-    index == 2 || matrix_steps(layout).is_some()
+/// Whether a matrix is read in this layout. c may have any, indices and masks are row-major.
+pub(crate) fn accepts(kernel: &Kernel, index: usize, layout: &Layout) -> bool {
+    match index {
+        0 | 1 => matrix_steps(layout).is_some(),
+        _ => matches!(kernel, Kernel::Matmul { .. }) || layout.is_contiguous(),
+    }
 }
 
 /// Prepares a product.
@@ -32,28 +38,45 @@ pub(crate) fn prepare(
     inputs: &[Layout],
     outputs: &[Layout],
 ) -> Result<Box<dyn Step>> {
-    let (&Kernel::Matmul { alpha, beta }, [a, b, c @ ..], [out]) = (kernel, inputs, outputs) else {
+    let ([a, b, others @ ..], [out]) = (inputs, outputs) else {
         return Err(unexpected("operands"));
     };
-    let c = match (beta, c) {
-        (None, []) => None,
-        (Some(beta), [c]) => Some((beta, c)),
-        _ => return Err(unexpected("operands")),
-    };
-    Ok(match out.dtype {
-        Dtype::Float32 => Box::new(MatmulStep::<f32>::new(alpha, a, b, c, out)?),
-        Dtype::Float64 => Box::new(MatmulStep::<f64>::new(alpha, a, b, c, out)?),
-        Dtype::Float16 => Box::new(MatmulStep::<half::f16>::new(alpha, a, b, c, out)?),
-        Dtype::Bfloat16 => Box::new(MatmulStep::<half::bf16>::new(alpha, a, b, c, out)?),
-        Dtype::Complex64 => Box::new(MatmulStep::<num_complex::Complex32>::new(
-            alpha, a, b, c, out,
-        )?),
-        dtype => {
-            return Err(Error::unsupported(
-                "Matmul",
-                format!("no products of {dtype}"),
-            ));
+    macro_rules! for_dtype {
+        ($step:ident::$new:ident($($argument:expr),*)) => {
+            match out.dtype {
+                Dtype::Float32 => Box::new($step::<f32>::$new($($argument),*)?),
+                Dtype::Float64 => Box::new($step::<f64>::$new($($argument),*)?),
+                Dtype::Float16 => Box::new($step::<half::f16>::$new($($argument),*)?),
+                Dtype::Bfloat16 => Box::new($step::<half::bf16>::$new($($argument),*)?),
+                Dtype::Complex64 => {
+                    Box::new($step::<num_complex::Complex32>::$new($($argument),*)?)
+                }
+                dtype => {
+                    return Err(Error::unsupported("Matmul", format!("no products of {dtype}")));
+                }
+            }
+        };
+    }
+    Ok(match (kernel, others) {
+        (&Kernel::Matmul { alpha, beta: None }, []) => {
+            for_dtype!(MatmulStep::new(alpha, a, b, None, out))
         }
+        (
+            &Kernel::Matmul {
+                alpha,
+                beta: Some(beta),
+            },
+            [c],
+        ) => {
+            for_dtype!(MatmulStep::new(alpha, a, b, Some((beta, c)), out))
+        }
+        (Kernel::GatherMatmul, [lhs, rhs]) => {
+            for_dtype!(MatmulStep::gathered(a, b, [lhs, rhs], out))
+        }
+        (&Kernel::BlockMaskedMatmul { block_size }, masks) => {
+            for_dtype!(MaskedStep::new(block_size, a, b, masks, out))
+        }
+        _ => return Err(unexpected("operands")),
     })
 }
 
@@ -157,6 +180,8 @@ struct MatmulStep<T> {
     c: Option<(f32, Layout, Walk)>,
     out: Layout,
     alpha: f32,
+    /// What picks the matrices of each product, where it is not its own number.
+    picks: Option<Picks>,
     batches: usize,
     sizes: Sizes,
     tiling: Tiling,
@@ -204,6 +229,42 @@ impl<T: Operand> MatmulStep<T> {
                 .map(|((beta, _), c)| (beta, c.clone(), Walk::of(c))),
             out: out.clone(),
             alpha,
+            picks: None,
+            batches,
+            sizes,
+            tiling: Tiling::new(sizes, batches),
+            dtype: PhantomData,
+        })
+    }
+
+    /// Products of the matrices that pairs of indices pick.
+    fn gathered(
+        a: &Layout,
+        b: &Layout,
+        indices: [&Layout; 2],
+        out: &Layout,
+    ) -> Result<MatmulStep<T>> {
+        let (a, b) = (Stack::new(a)?, Stack::new(b)?);
+        let (Some((a_batch, &[m, k])), Some((b_batch, &[b_k, n]))) = (
+            a.layout.shape.split_last_chunk::<2>(),
+            b.layout.shape.split_last_chunk::<2>(),
+        ) else {
+            return Err(unexpected("shapes"));
+        };
+        let picks = [a_batch, b_batch].map(|batch| batch.iter().product());
+        let picks = Picks::new("GatherMM", indices, picks)?;
+        let (batches, sizes) = (picks.len(), Sizes { m, k, n });
+        let fits = out.shape.split_last_chunk::<2>() == Some((&indices[0].shape, &[m, n]));
+        if !fits || k != b_k {
+            return Err(unexpected("shapes"));
+        }
+        Ok(MatmulStep {
+            a,
+            b,
+            c: None,
+            out: out.clone(),
+            alpha: 1.0,
+            picks: Some(picks),
             batches,
             sizes,
             tiling: Tiling::new(sizes, batches),
@@ -297,6 +358,10 @@ impl<T: Operand> Step for MatmulStep<T> {
             }
             None => None,
         };
+        let picks = match &self.picks {
+            Some(picks) => Some(picks.open(&launch.inputs[2..])?),
+            None => None,
+        };
         let out = Output::<T>::new(&launch.outputs[0], &self.out)?;
         if out.len() == 0 {
             return Ok(());
@@ -314,7 +379,8 @@ impl<T: Operand> Step for MatmulStep<T> {
                 let (rest, column) = (tile / column_tiles, tile % column_tiles);
                 let (first, row) = (rest / row_tiles * group, rest % row_tiles);
                 for batch in first..(first + group).min(self.batches) {
-                    self.tile(batch, row, column, a, b, c, &out);
+                    let picked = picks.as_ref().map_or([batch; 2], |picks| picks[batch]);
+                    self.tile(batch, picked, row, column, a, b, c, &out);
                 }
             });
         Ok(())
@@ -326,6 +392,7 @@ impl<T: Operand> MatmulStep<T> {
     fn tile(
         &self,
         batch: usize,
+        [a_batch, b_batch]: [usize; 2],
         row: usize,
         column: usize,
         a: Strided<'_, T>,
@@ -349,8 +416,8 @@ impl<T: Operand> MatmulStep<T> {
                 k,
                 n: width,
             };
-            self.a.with_block(a, batch, rows.clone(), 0..k, |a| {
-                self.b.with_block(b, batch, 0..k, columns.clone(), |b| {
+            self.a.with_block(a, a_batch, rows.clone(), 0..k, |a| {
+                self.b.with_block(b, b_batch, 0..k, columns.clone(), |b| {
                     let alpha = T::Sum::from_f32(self.alpha);
                     multiply(sizes, alpha, a, b, c.is_some(), sums, width);
                 });
@@ -615,6 +682,33 @@ mod tests {
         let a = tensor::<f32>(&[0, 3], &[]);
         let b = tensor::<f32>(&[3, 2], &[1.0; 6]);
         assert!(values::<f32>(&run(&plain, &[&a, &b], &none).unwrap()[0]).is_empty());
+    }
+
+    #[test]
+    fn indices_pick_the_matrices() {
+        let sizes = Sizes { m: 3, k: 8, n: 5 };
+        let (a, b) = (noise(4 * 24, 1), noise(6 * 40, 2));
+        let (lhs, rhs) = ([3u32, 0, 2, 2, 1, 3], [5u32, 5, 0, 1, 4, 2]);
+        let picked = |values: &[f32], size: usize, picks: &[u32]| -> Vec<f32> {
+            let matrix = |&i: &u32| values[i as usize * size..][..size].to_vec();
+            picks.iter().flat_map(matrix).collect()
+        };
+        let (a_picked, b_picked) = (picked(&a, 24, &lhs), picked(&b, 40, &rhs));
+        let expected = reference(&a_picked, &b_picked, 6, sizes);
+        let (at, bt) = (tensor(&[2, 2, 3, 8], &a), tensor(&[6, 8, 5], &b));
+        let (left, right) = (tensor(&[2, 3], &lhs), tensor(&[2, 3], &rhs));
+        let out = [Spec::new([2, 3, 3, 5], Dtype::Float32)];
+        let kernel = Kernel::GatherMatmul;
+        let got = run(&kernel, &[&at, &bt, &left, &right], &out).unwrap();
+        for (got, want) in values::<f32>(&got[0]).iter().zip(expected) {
+            assert!((f64::from(*got) - want).abs() < 1e-5);
+        }
+        let wrong = tensor(&[2, 3], &[0u32, 0, 0, 6, 0, 0]);
+        let error = run(&kernel, &[&at, &bt, &left, &wrong], &out)
+            .err()
+            .unwrap();
+        assert!(error.to_string().contains("index 6 is out of range"));
+        assert!(run(&kernel, &[&at, &bt, &wrong, &left], &out).is_err());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use motet_core::kernel::{Kernel, Quantization, QuantizationMode};
 use motet_core::shape::{Layout, Spec};
 
 use crate::convert::Float32Like;
+use crate::indices::Picks;
 use crate::matmul::{Matrix, Sizes, multiply};
 use crate::number::Number;
 use crate::operand::{Output, input};
@@ -53,16 +54,21 @@ pub(crate) fn prepare(
             [x, w @ ..],
             [out],
         ) => {
-            let w = Packed::new("QuantizedMatmul", quantization, w)?;
-            for_float!(
-                "QuantizedMatmul",
-                out.dtype,
-                ProductStep,
-                x,
-                w,
+            let op = "QuantizedMatmul";
+            let w = Packed::new(op, quantization, w)?;
+            for_float!(op, out.dtype, ProductStep, x, w, None, transpose, out)
+        }
+        (
+            &Kernel::GatherQuantizedMatmul {
+                quantization,
                 transpose,
-                out
-            )
+            },
+            [x, w @ .., lhs, rhs],
+            [out],
+        ) => {
+            let op = "GatherQMM";
+            let (w, picks) = (Packed::new(op, quantization, w)?, Some([lhs, rhs]));
+            for_float!(op, out.dtype, ProductStep, x, w, picks, transpose, out)
         }
         (&Kernel::Dequantize(quantization), w, [out]) => {
             let w = Packed::new("Dequantize", quantization, w)?;
@@ -288,6 +294,8 @@ struct ProductStep<T> {
     w: Packed,
     out: Layout,
     transpose: bool,
+    /// What picks x and w of each product, where it is not its own number.
+    picks: Option<Picks>,
     batches: usize,
     sizes: Sizes,
     dtype: PhantomData<fn() -> T>,
@@ -297,7 +305,13 @@ struct ProductStep<T> {
 const BLOCK: usize = 64 << 10;
 
 impl<T: Float32Like> ProductStep<T> {
-    fn new(x: &Layout, w: Packed, transpose: bool, out: &Layout) -> Result<ProductStep<T>> {
+    fn new(
+        x: &Layout,
+        w: Packed,
+        indices: Option<[&Layout; 2]>,
+        transpose: bool,
+        out: &Layout,
+    ) -> Result<ProductStep<T>> {
         let unfit = || {
             Error::invalid(
                 "QuantizedMatmul",
@@ -313,30 +327,39 @@ impl<T: Float32Like> ProductStep<T> {
         ) else {
             return Err(unfit());
         };
-        // One w is for all rows of x; otherwise each batch of x has its own.
-        let batches: usize = w_batch.iter().product();
-        let (batch_fits, m) = if w_batch.is_empty() {
-            (true, rows.iter().product())
-        } else {
-            let batch_rows = rows.split_last();
-            (
-                batch_rows.is_some_and(|(_, batch)| batch == w_batch),
-                rows.last().map_or(1, |&m| m),
-            )
+        let (&m, x_batch) = rows.split_last().unwrap_or((&1, &[]));
+        let w_count: usize = w_batch.iter().product();
+        // One w is for all rows of x; otherwise each batch of x has its own, or the indices say.
+        let (picks, batches, m, out_rows) = match indices {
+            None if w_batch.is_empty() => (None, 1, rows.iter().product(), rows.to_vec()),
+            None if w_batch == x_batch && !rows.is_empty() => (None, w_count, m, rows.to_vec()),
+            None => return Err(unfit()),
+            Some(indices) => {
+                let counts = [x_batch.iter().product(), w_count];
+                let picks = Picks::new("GatherQMM", indices, counts)?;
+                let batches = picks.len();
+                (
+                    Some(picks),
+                    batches,
+                    m,
+                    [&indices[0].shape, &[m][..]].concat(),
+                )
+            }
         };
         let (w_k, n) = if transpose {
             (w.columns, w_rows)
         } else {
             (w_rows, w.columns)
         };
-        let out_fits = out.shape.split_last() == Some((&n, rows)) && x.dtype == out.dtype;
-        if !batch_fits || w_k != k || !out_fits {
+        let out_fits = out.shape.split_last() == Some((&n, &out_rows[..])) && x.dtype == out.dtype;
+        if w_k != k || !out_fits {
             return Err(unfit());
         }
         Ok(ProductStep {
             x: x.clone(),
             out: out.clone(),
             transpose,
+            picks,
             batches,
             sizes: Sizes { m, k, n },
             dtype: PhantomData,
@@ -369,6 +392,7 @@ impl<T: Float32Like> ProductStep<T> {
         x: &[f32],
         w: &Weights<'_, '_>,
         batch: usize,
+        [x_batch, w_batch]: [usize; 2],
         columns: Range<usize>,
         out: &Output<'_, T>,
     ) {
@@ -377,17 +401,17 @@ impl<T: Float32Like> ProductStep<T> {
         let mut block = vec![0.0; k * width];
         let steps = if self.transpose {
             for (row, to) in columns.clone().zip(block.chunks_exact_mut(k.max(1))) {
-                w.unpack(batch * n + row, 0..k, to);
+                w.unpack(w_batch * n + row, 0..k, to);
             }
             (1, k)
         } else {
             for (row, to) in block.chunks_exact_mut(width).enumerate() {
-                w.unpack(batch * k + row, columns.clone(), to);
+                w.unpack(w_batch * k + row, columns.clone(), to);
             }
             (width, 1)
         };
         let a = Matrix {
-            data: &x[batch * m * k..][..m * k],
+            data: &x[x_batch * m * k..][..m * k],
             row_step: k,
             column_step: 1,
         };
@@ -420,6 +444,10 @@ impl<T: Float32Like> Step for ProductStep<T> {
             to
         };
         let weights = self.w.open(&launch.inputs[1..])?;
+        let picks = match &self.picks {
+            Some(picks) => Some(picks.open(&launch.inputs[launch.inputs.len() - 2..])?),
+            None => None,
+        };
         let out = Output::<T>::new(&launch.outputs[0], &self.out)?;
         if out.len() == 0 {
             return Ok(());
@@ -432,7 +460,9 @@ impl<T: Float32Like> Step for ProductStep<T> {
             .pool
             .for_each_tile(self.batches * tiles, cost, &|tile| {
                 let (batch, column) = (tile / tiles, tile % tiles * block);
-                self.tile(x, &weights, batch, column..(column + block).min(n), &out);
+                let picked = picks.as_ref().map_or([batch; 2], |picks| picks[batch]);
+                let columns = column..(column + block).min(n);
+                self.tile(x, &weights, batch, picked, columns, &out);
             });
         Ok(())
     }
@@ -764,6 +794,46 @@ mod tests {
         check_product::<f32>(|x| x, |x| x, 1e-5);
         check_product::<f16>(f16::from_f32, f16::to_f32, 1e-3);
         check_product::<bf16>(bf16::from_f32, bf16::to_f32, 8e-3);
+    }
+
+    #[test]
+    fn gathered_products_are_those_of_what_is_picked() {
+        let (k, n) = (128, 64);
+        let (lhs, rhs) = ([1u32, 0, 1], [2u32, 2, 0]);
+        let x = noise(2 * 3 * k, 1);
+        for (q, transpose) in all().into_iter().flat_map(|q| [(q, true), (q, false)]) {
+            let n = if transpose { n } else { 2 * n };
+            let matrix = if transpose { [n, k] } else { [k, n] };
+            let (quantization, pick) = (q, |i: u32, len| i as usize * len..(i as usize + 1) * len);
+            let w = noise(3 * k * n, 2);
+            let packed = quantize(q, &[&[3], &matrix[..]].concat(), &w);
+            let (x_tensor, left) = (tensor(&[2, 3, k], &x), tensor(&[3], &lhs));
+            let gather = |right: &Tensor| {
+                let mut inputs = vec![&x_tensor];
+                inputs.extend(&packed);
+                inputs.extend([&left, right]);
+                let kernel = Kernel::GatherQuantizedMatmul {
+                    quantization,
+                    transpose,
+                };
+                run(&kernel, &inputs, &[Spec::new([3, 3, n], Dtype::Float32)])
+            };
+            let got = values::<f32>(&gather(&tensor(&[3], &rhs)).unwrap()[0]);
+            for (i, got) in got.chunks_exact(3 * n).enumerate() {
+                let x = tensor(&[3, k], &x[pick(lhs[i], 3 * k)]);
+                let w = quantize(q, &matrix, &w[pick(rhs[i], k * n)]);
+                let inputs: Vec<&Tensor> = std::iter::once(&x).chain(&w).collect();
+                let kernel = Kernel::QuantizedMatmul {
+                    quantization,
+                    transpose,
+                };
+                let out = [Spec::new([3, n], Dtype::Float32)];
+                let want = values::<f32>(&run(&kernel, &inputs, &out).unwrap()[0]);
+                assert_eq!(got, want, "{q:?} {transpose}");
+            }
+            let error = gather(&tensor(&[3], &[0u32, 3, 0])).err().unwrap();
+            assert!(error.to_string().contains("index 3 is out of range"));
+        }
     }
 
     #[test]

@@ -110,7 +110,7 @@ fn sort(lines: Lines, indices: bool) -> Result<Box<dyn Step>> {
 }
 
 /// Ascending, everything that is not a number last, negative zero equal to zero.
-fn compare<T: Number>(a: &T, b: &T) -> Ordering {
+pub(crate) fn compare<T: Number>(a: &T, b: &T) -> Ordering {
     match (a.is_nan(), b.is_nan()) {
         (false, false) if a.less(*b) => Ordering::Less,
         (false, false) if b.less(*a) => Ordering::Greater,

@@ -12,7 +12,7 @@ use crate::kernel::{Kernel, Update};
 use crate::shape::{Shape, Spec, normalize_axis};
 
 /// The common shape of index inputs, which have one integer dtype.
-fn index_shape<T: State>(indices: &[Spec]) -> Result<Shape> {
+pub(super) fn index_shape<T: State>(indices: &[Spec]) -> Result<Shape> {
     let Some(first) = indices.first() else {
         return Ok(Shape::default());
     };
@@ -285,6 +285,53 @@ impl Operation for ScatterAxis {
     }
 }
 
+operation! {
+    /// Copy of input 0 whose elements where the mask (input 1) is true are replaced by those of
+    /// input 2, one after the other, for each index of the first dimension.
+    MaskedScatter;
+}
+
+impl Operation for MaskedScatter {
+    fn arity(&self) -> RangeInclusive<usize> {
+        3..=3
+    }
+
+    fn infer(&self, inputs: &[Spec], _: Option<&[Spec]>) -> Result<Vec<Spec>> {
+        let (x, mask, source) = (&inputs[0], &inputs[1], &inputs[2]);
+        let batches = x.shape.first();
+        let fits = batches.is_some()
+            && *mask == Spec::new(x.shape.clone(), Dtype::Bool)
+            && source.shape.first() == batches
+            && source.dtype == x.dtype;
+        match fits {
+            true => Ok(vec![x.clone()]),
+            false => Err(Self::error(format!(
+                "mask {mask} and elements {source} are not for {x}: expected bool of its shape, and \
+                 its dtype and first dimension"
+            ))),
+        }
+    }
+
+    fn lower(&self, _: &[Spec], _: &[Spec]) -> Result<Lowered> {
+        Ok(Lowered::Kernel(Kernel::MaskedScatter))
+    }
+
+    fn samples() -> Vec<(Self, Vec<Spec>)> {
+        let sample = |x: &[usize], source: &[usize], dtype| {
+            let mask = Spec::new(x, Dtype::Bool);
+            let inputs = vec![Spec::new(x, dtype), mask, Spec::new(source, dtype)];
+            (MaskedScatter, inputs)
+        };
+        let dtypes = Dtype::ALL.into_iter();
+        let mut samples: Vec<_> = dtypes
+            .map(|dtype| sample(&[1, 4, 5], &[1, 20], dtype))
+            .collect();
+        samples.push(sample(&[3, 6], &[3, 2, 3], Dtype::Float32));
+        samples.push(sample(&[0, 6], &[0, 6], Dtype::Float32));
+        samples
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -335,6 +382,19 @@ mod tests {
         assert!(!ok(&scatter, &[x(), index(&[3]), float(&[3, 5])]));
         assert!(!ok(&scatter, &[x(), index(&[3]), index(&[3, 1, 5])]));
         assert!(!ok(&scatter, &[x(), index(&[3])]));
+    }
+
+    #[test]
+    fn masks_have_the_shape_and_elements_the_dtype() {
+        let mask = |shape: &[usize]| Spec::new(shape, Dtype::Bool);
+        let x = || float(&[2, 5]);
+        assert!(ok(&MaskedScatter, &[x(), mask(&[2, 5]), float(&[2, 3])]));
+        assert!(ok(&MaskedScatter, &[x(), mask(&[2, 5]), float(&[2])]));
+        assert!(!ok(&MaskedScatter, &[x(), mask(&[5]), float(&[2, 3])]));
+        assert!(!ok(&MaskedScatter, &[x(), float(&[2, 5]), float(&[2, 3])]));
+        assert!(!ok(&MaskedScatter, &[x(), mask(&[2, 5]), index(&[2, 3])]));
+        assert!(!ok(&MaskedScatter, &[x(), mask(&[2, 5]), float(&[1, 5])]));
+        assert!(!ok(&MaskedScatter, &[float(&[]), mask(&[]), float(&[])]));
     }
 
     #[test]

@@ -19,12 +19,14 @@ use crate::shape::{Axes, MAX_RANK, Shape, Spec, normalize_axis};
 pub mod assemble;
 pub mod broadcast;
 pub mod convolution;
+pub mod dynamic_slice;
 pub mod elementwise;
 pub mod fast;
 pub mod indexing;
 pub mod linalg;
 pub mod matmul;
 pub mod quantized;
+pub mod random;
 pub mod reduce;
 pub mod shape;
 pub mod slicing;
@@ -273,21 +275,12 @@ fn refusal(name: &str, reader: &mut Reader<'_>) -> Error {
 
 /// MLX's other primitives: known by name, not implemented.
 pub const UNSUPPORTED: &[&str] = &[
-    "BlockMaskedMM",
     "Cholesky",
     "CustomKernel",
-    "DynamicSlice",
-    "DynamicSliceUpdate",
     "Eig",
     "Eigh",
-    "GatherMM",
-    "GatherQMM",
-    "Hadamard",
     "Inverse",
-    "MaskedScatter",
     "QRF",
-    "RandomBits",
-    "SearchSorted",
 ];
 
 primitives! {
@@ -302,12 +295,14 @@ primitives! {
     slicing: AsStrided Slice SliceUpdate Split;
     assemble: Arange Concatenate Pad;
     reduce: ArgReduce LogSumExp NumberOfElements Reduce Scan Softmax;
-    sort: ArgPartition ArgSort Partition Sort;
-    indexing: Gather GatherAxis Scatter ScatterAxis;
-    matmul: AddMM Matmul;
+    sort: ArgPartition ArgSort Partition SearchSorted Sort;
+    indexing: Gather GatherAxis MaskedScatter Scatter ScatterAxis;
+    dynamic_slice: DynamicSlice DynamicSliceUpdate;
+    matmul: AddMM BlockMaskedMM GatherMM Matmul;
     convolution: Convolution;
-    quantized: Quantize QuantizedMatmul;
-    transform: FFT;
+    quantized: GatherQMM Quantize QuantizedMatmul;
+    random: RandomBits;
+    transform: FFT Hadamard;
     fast: LayerNorm LayerNormVJP RMSNorm RMSNormVJP RoPE ScaledDotProductAttention;
     linalg: SVD;
 }

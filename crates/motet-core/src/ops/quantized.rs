@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 
+use super::indexing::index_shape;
 use super::state::operation;
 use super::{Lowered, Operation, State, with_dim};
 use crate::dtype::Dtype;
@@ -237,6 +238,84 @@ impl Operation for QuantizedMatmul {
     }
 }
 
+operation! {
+    /// `x[lhs] @ dequantized(w[rhs])`, or its transpose, for each pair of indices into the batches
+    /// of x and w: inputs x, w, scales, for affine biases, lhs and rhs, output (indices..., M, N).
+    GatherQMM {
+        /// How w is packed.
+        quantization: Quantization,
+        /// Whether each w is (N, K) rather than (K, N).
+        transpose: bool,
+        /// The indices into x are ascending, which is of no use here.
+        left_sorted: bool => since (0, 25, 0) or false,
+        /// The indices into w are ascending, which is of no use here.
+        right_sorted: bool => since (0, 25, 0) or false,
+    }
+}
+
+impl Operation for GatherQMM {
+    fn arity(&self) -> RangeInclusive<usize> {
+        let inputs = 3 + self.quantization.arrays();
+        inputs..=inputs
+    }
+
+    fn infer(&self, inputs: &[Spec], _: Option<&[Spec]>) -> Result<Vec<Spec>> {
+        let (packed, indices) = inputs[1..].split_at(self.quantization.arrays());
+        let x = &inputs[0];
+        let indices = index_shape::<Self>(indices)?;
+        let w = self.quantization.unpacked::<Self>(packed, x.dtype)?;
+        if let (Some((_, &[m, x_k])), Some((_, &[rows, columns]))) =
+            (x.shape.split_last_chunk::<2>(), w.split_last_chunk::<2>())
+        {
+            let (k, n) = if self.transpose {
+                (columns, rows)
+            } else {
+                (rows, columns)
+            };
+            if x_k == k {
+                return Ok(vec![Spec::new([&*indices, &[m, n]].concat(), x.dtype)]);
+            }
+        }
+        Err(Self::error(format!(
+            "x {x} and w, which holds values of shape {w}{}",
+            if self.transpose { ", transposed" } else { "" }
+        )))
+    }
+
+    fn lower(&self, _: &[Spec], _: &[Spec]) -> Result<Lowered> {
+        Ok(Lowered::Kernel(Kernel::GatherQuantizedMatmul {
+            quantization: self.quantization,
+            transpose: self.transpose,
+        }))
+    }
+
+    fn samples() -> Vec<(Self, Vec<Spec>)> {
+        let mut samples = Vec::new();
+        for quantization in quantizations() {
+            for dtype in [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16] {
+                for (transpose, x, w, indices) in [
+                    (true, &[2, 3, 128][..], &[4, 5, 128][..], &[6][..]),
+                    (false, &[2, 2, 1, 7], &[3, 7, 128], &[2, 3]),
+                ] {
+                    let op = GatherQMM {
+                        quantization,
+                        transpose,
+                        left_sorted: false,
+                        right_sorted: false,
+                    };
+                    let indices = vec![Spec::new(indices, Dtype::Uint32); 2];
+                    let packed = quantization.packed(&Spec::new(w, dtype)).into_iter();
+                    samples.extend(packed.map(|packed| {
+                        let inputs = [vec![Spec::new(x, dtype)], packed, indices.clone()].concat();
+                        (op.clone(), inputs)
+                    }));
+                }
+            }
+        }
+        samples
+    }
+}
+
 /// All that MLX defines.
 fn quantizations() -> Vec<Quantization> {
     use QuantizationMode::*;
@@ -352,5 +431,31 @@ mod tests {
         assert_eq!(multiply(true, &[3, 5, 128], &[2, 7, 128]), None);
         assert_eq!(multiply(true, &[], &[7, 128]), None);
         assert_eq!(multiply(true, &[128], &[128]), None);
+    }
+
+    #[test]
+    fn gathered_products_take_their_batches_from_the_indices() {
+        let gather = |transpose, x: &[usize], w: &[usize], indices: [&[usize]; 2]| {
+            let op = GatherQMM {
+                quantization: Q4,
+                transpose,
+                left_sorted: false,
+                right_sorted: false,
+            };
+            let indices = indices.map(|shape| Spec::new(shape, Dtype::Uint32));
+            let packed = Q4.packed(&float(w)).unwrap();
+            let inputs = [vec![float(x)], packed, indices.to_vec()].concat();
+            let outputs = crate::ops::infer(&op, &inputs, None).ok()?;
+            Some(outputs[0].shape.to_vec())
+        };
+        let (x, w) = (&[2, 5, 128][..], &[3, 7, 128][..]);
+        assert_eq!(gather(true, x, w, [&[4], &[4]]), Some(vec![4, 5, 7]));
+        assert_eq!(
+            gather(false, &[5, 7], w, [&[2, 2], &[2, 2]]),
+            Some(vec![2, 2, 5, 128])
+        );
+        assert_eq!(gather(false, x, w, [&[4], &[4]]), None);
+        assert_eq!(gather(true, x, w, [&[4], &[1]]), None);
+        assert_eq!(gather(true, &[128], w, [&[4], &[4]]), None);
     }
 }

@@ -1,4 +1,5 @@
-//! Sorting. Ascending and stable, NaN last; a partition is a full sort, which is a legal one.
+//! Sorting, and searching what is sorted. Ascending and stable, NaN last; a partition is a full
+//! sort, which is a legal one.
 
 use std::ops::RangeInclusive;
 
@@ -43,6 +44,15 @@ operation! {
         kth: i32,
         /// The dimension.
         axis: i32,
+    }
+}
+
+operation! {
+    /// For each element of input 1 the number (uint32) of elements of input 0, a sorted vector, that
+    /// are smaller.
+    SearchSorted {
+        /// Smaller or equal.
+        right: bool,
     }
 }
 
@@ -93,9 +103,60 @@ sorts! {
     ArgPartition indices: true, kth: |op| Some(op.kth), samples: |axis| ArgPartition { kth: 2, axis };
 }
 
+impl Operation for SearchSorted {
+    fn arity(&self) -> RangeInclusive<usize> {
+        2..=2
+    }
+
+    fn infer(&self, inputs: &[Spec], _: Option<&[Spec]>) -> Result<Vec<Spec>> {
+        let (sorted, values) = (&inputs[0], &inputs[1]);
+        match sorted.shape.len() == 1 && sorted.dtype == values.dtype {
+            true => Ok(vec![Spec::new(values.shape.clone(), Dtype::Uint32)]),
+            false => Err(Self::error(format!(
+                "got {sorted} and {values}, expected a vector and values of its dtype"
+            ))),
+        }
+    }
+
+    fn lower(&self, _: &[Spec], _: &[Spec]) -> Result<Lowered> {
+        let right = self.right;
+        Ok(Lowered::Kernel(Kernel::SearchSorted { right }))
+    }
+
+    fn samples() -> Vec<(Self, Vec<Spec>)> {
+        let mut samples = Vec::new();
+        for right in [false, true] {
+            for dtype in Dtype::ALL {
+                let inputs = vec![Spec::new([9], dtype), Spec::new([2, 3], dtype)];
+                samples.push((SearchSorted { right }, inputs));
+            }
+            let empty = vec![
+                Spec::new([0], Dtype::Float32),
+                Spec::new([], Dtype::Float32),
+            ];
+            samples.push((SearchSorted { right }, empty));
+        }
+        samples
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn searches_are_in_a_vector_of_the_same_dtype() {
+        let search = |sorted: &[usize], dtype| {
+            let inputs = [Spec::new(sorted, dtype), Spec::new([2, 3], Dtype::Float32)];
+            let outputs = SearchSorted { right: false }.infer(&inputs, None).ok()?;
+            Some(outputs[0].clone())
+        };
+        let counts = Spec::new([2, 3], Dtype::Uint32);
+        assert_eq!(search(&[5], Dtype::Float32), Some(counts));
+        assert_eq!(search(&[5], Dtype::Int32), None);
+        assert_eq!(search(&[5, 1], Dtype::Float32), None);
+        assert_eq!(search(&[], Dtype::Float32), None);
+    }
 
     #[test]
     fn indices_are_uint32_and_bounds_are_checked() {

@@ -1,4 +1,4 @@
-//! Discrete Fourier transforms.
+//! Discrete Fourier and Hadamard transforms.
 
 use std::ops::RangeInclusive;
 
@@ -115,9 +115,69 @@ impl Operation for FFT {
     }
 }
 
+operation! {
+    /// Product of the last dimension by the Hadamard matrix of its size, which is m * 2^k with m 1,
+    /// 12, 20 or 28.
+    Hadamard {
+        /// What results are multiplied by.
+        scale: f32,
+    }
+}
+
+impl Operation for Hadamard {
+    fn arity(&self) -> RangeInclusive<usize> {
+        1..=1
+    }
+
+    fn infer(&self, inputs: &[Spec], _: Option<&[Spec]>) -> Result<Vec<Spec>> {
+        let Spec { shape, dtype } = &inputs[0];
+        let size = shape.last().copied().unwrap_or(0);
+        let known = [1, 12, 20, 28]
+            .into_iter()
+            .any(|m: usize| size.is_multiple_of(m) && (size / m).is_power_of_two());
+        match known && (dtype.is_half() || *dtype == Dtype::Float32) {
+            true => Ok(inputs.to_vec()),
+            false => Err(Self::error(format!(
+                "got {}, expected floats of at most 32 bits with a last dimension of m * 2^k, m \
+                 being 1, 12, 20 or 28",
+                inputs[0]
+            ))),
+        }
+    }
+
+    fn lower(&self, _: &[Spec], _: &[Spec]) -> Result<Lowered> {
+        let scale = self.scale;
+        Ok(Lowered::Kernel(Kernel::Hadamard { scale }))
+    }
+
+    fn samples() -> Vec<(Self, Vec<Spec>)> {
+        let sample = |size, dtype| (Hadamard { scale: 0.5 }, vec![Spec::new([3, size], dtype)]);
+        let sizes = [1, 2, 16, 24, 20, 56, 112];
+        let mut samples = sizes.map(|size| sample(size, Dtype::Float32)).to_vec();
+        samples.push(sample(32, Dtype::Float16));
+        samples.push(sample(12, Dtype::Bfloat16));
+        samples
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hadamard_matrices_have_certain_sizes() {
+        let ok = |shape: &[usize], dtype| {
+            let input = Spec::new(shape, dtype);
+            Hadamard { scale: 1.0 }.infer(&[input], None).is_ok()
+        };
+        for size in [1, 2, 4, 12, 20, 28, 56, 384] {
+            assert!(ok(&[2, size], Dtype::Float32), "{size}");
+        }
+        for size in [0, 3, 6, 10, 14, 36, 44] {
+            assert!(!ok(&[2, size], Dtype::Float32), "{size}");
+        }
+        assert!(ok(&[4], Dtype::Float16) && !ok(&[4], Dtype::Float64) && !ok(&[], Dtype::Float32));
+    }
 
     #[test]
     fn real_transforms_halve_the_last_listed_axis() {
