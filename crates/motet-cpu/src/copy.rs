@@ -340,6 +340,7 @@ impl Step for Arange {
             Ok(())
         }
         let bounds = [self.start, self.next];
+        let complex = |b| num_complex::Complex32::new(b as f32, 0.0);
         let output = &self.output;
         macro_rules! integers {
             ($type:ty) => {
@@ -368,10 +369,8 @@ impl Step for Arange {
             Dtype::Bfloat16 => fill(launch, output, bounds.map(half::bf16::from_f64), |a, b| {
                 half::bf16::from_f32(a.to_f32() - b.to_f32())
             }),
-            Dtype::Bool | Dtype::Complex64 => Err(Error::unsupported(
-                "Arange",
-                format!("not defined for {}", output.dtype),
-            )),
+            Dtype::Complex64 => fill(launch, output, bounds.map(complex), |a, b| a - b),
+            Dtype::Bool => Err(Error::unsupported("Arange", "not defined for bool")),
         }
     }
 }
@@ -480,6 +479,9 @@ mod tests {
         assert_eq!(values::<i32>(&ints[0]), [0, 2, 4]);
         let halves = range(0.0, 1.0, Dtype::Float16, 3000);
         assert_eq!(values::<half::f16>(&halves[0])[2999].to_f32(), 2048.0);
+        let complex = range(1.5, 2.5, Dtype::Complex64, 3);
+        let complex = values::<num_complex::Complex32>(&complex[0]);
+        assert!(complex.iter().map(|z| (z.re, z.im)).eq([(1.5, 0.0), (2.5, 0.0), (3.5, 0.0)]));
         let floats = range(1.0, 0.5, Dtype::Float32, 3);
         assert_eq!(values::<f32>(&floats[0]), [1.0, 0.5, 0.0]);
     }

@@ -221,12 +221,21 @@ mod tests {
         values(&run(&Kernel::Hadamard { scale }, &[&x], &[x.spec()]).unwrap()[0])
     }
 
-    /// Element (i, j) of the matrix by its definition.
-    fn element(size: usize, i: usize, j: usize) -> f64 {
+    /// The rows of the matrix by its definition.
+    fn matrix(size: usize) -> Vec<Vec<f64>> {
         let (rows, power) = split(size).unwrap();
-        let sign = signs(rows)[i / power * rows.len() + j / power];
-        let odd = (i % power & j % power).count_ones() % 2;
-        f64::from(sign) * (1.0 - 2.0 * f64::from(odd)) / (size as f64).sqrt()
+        let signs = signs(rows);
+        let element = |i: usize, j: usize| {
+            let sign = signs[i / power * rows.len() + j / power];
+            let odd = (i % power & j % power).count_ones() % 2;
+            f64::from(sign) * (1.0 - 2.0 * f64::from(odd)) / (size as f64).sqrt()
+        };
+        let row = |i| (0..size).map(|j| element(i, j)).collect();
+        (0..size).map(row).collect()
+    }
+
+    fn dot(a: &[f64], b: impl IntoIterator<Item = f64>) -> f64 {
+        a.iter().zip(b).map(|(a, b)| a * b).sum()
     }
 
     #[test]
@@ -235,14 +244,12 @@ mod tests {
             let x = noise(3 * size, 1);
             let halves: Vec<f16> = x.iter().map(|&x| f16::from_f32(x)).collect();
             let (got, half) = (transform(size, &x), transform(size, &halves));
+            let matrix = matrix(size);
             for n in 0..3 * size {
-                let (vector, i) = (n / size * size, n % size);
-                let sum = |at: &dyn Fn(usize) -> f64| -> f64 {
-                    (0..size).map(|j| element(size, i, j) * at(j)).sum()
-                };
-                let want = sum(&|j| f64::from(x[vector + j]));
+                let (row, vector) = (&matrix[n % size], n / size * size..(n / size + 1) * size);
+                let want = dot(row, x[vector.clone()].iter().map(|&x| f64::from(x)));
                 assert!((f64::from(got[n]) - want).abs() < 1e-5, "{size} {n}");
-                let want = sum(&|j| halves[vector + j].to_f64());
+                let want = dot(row, halves[vector].iter().map(|x| x.to_f64()));
                 assert!((half[n].to_f64() - want).abs() < 2e-3, "{size} {n}");
             }
         }
@@ -251,11 +258,10 @@ mod tests {
     #[test]
     fn the_matrices_are_orthogonal() {
         for size in [12, 20, 28, 56] {
+            let rows = matrix(size);
             for (i, j) in (0..size).flat_map(|i| (0..size).map(move |j| (i, j))) {
-                let dot: f64 = (0..size)
-                    .map(|k| element(size, i, k) * element(size, j, k))
-                    .sum();
-                assert!((dot - f64::from(u8::from(i == j))).abs() < 1e-12);
+                let product = dot(&rows[i], rows[j].iter().copied());
+                assert!((product - f64::from(u8::from(i == j))).abs() < 1e-12);
             }
         }
         assert!(split(0).is_none() && split(36).is_none() && split(3).is_none());

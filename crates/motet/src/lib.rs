@@ -38,6 +38,7 @@
 mod export;
 mod function;
 pub mod ops;
+pub mod random;
 
 pub use export::{ExportOptions, Exporter, Keywords, export_function, exporter};
 pub use function::{Function, compile, import_function};
@@ -60,7 +61,7 @@ use motet_cpu as _;
 /// What most programs use.
 pub mod prelude {
     pub use crate::{
-        Array, Device, Dtype, Function, Stream, StreamContext, eval, ops, with_stream,
+        Array, Device, Dtype, Function, Stream, StreamContext, eval, ops, random, with_stream,
     };
 }
 

@@ -195,8 +195,8 @@ elementwise! {
     Expm1(float 1) = unary(Unary::Expm1, x());
     /// Greatest whole number that is not greater.
     Floor(real 1 dtype) = rounding(Unary::Floor, dtype);
-    /// Quotient rounded toward minus infinity.
-    FloorDivide(real_number 2) = binary(Binary::FloorDiv, x(), y());
+    /// Quotient rounded toward minus infinity; of complex numbers it is not rounded.
+    FloorDivide(any 2) = binary(Binary::FloorDiv, x(), y());
     /// Whether greater.
     Greater(any 2) = binary(Binary::Greater, x(), y());
     /// Whether greater or equal.
@@ -232,7 +232,7 @@ elementwise! {
     /// Real part.
     Real(complex 1) = unary(Unary::Real, x());
     /// Remainder with the sign of the divisor.
-    Remainder(real_number 2) = binary(Binary::Rem, x(), y());
+    Remainder(real 2) = binary(Binary::Rem, x(), y());
     /// Nearest whole number, the even one of two.
     Round(any 1 dtype) = rounding(Unary::Round, dtype);
     /// `1 / (1 + exp(-x))`.
@@ -248,8 +248,8 @@ elementwise! {
     Sinh(inexact 1) = unary(Unary::Sinh, x());
     /// `x * x`.
     Square(any 1) = x() * x();
-    /// Difference; wraps.
-    Subtract(number 2) = x() - y();
+    /// Difference; wraps, and is `xor` for bool.
+    Subtract(any 2) = x() - y();
     /// Tangent.
     Tan(inexact 1) = unary(Unary::Tan, x());
     /// Hyperbolic tangent.
@@ -423,8 +423,8 @@ impl Operation for DivMod {
     }
 
     fn infer(&self, inputs: &[Spec], _: Option<&[Spec]>) -> Result<Vec<Spec>> {
-        let quotient = FloorDivide.infer(inputs, None)?;
-        Ok(vec![quotient[0].clone(); 2])
+        let remainder = Remainder.infer(inputs, None)?;
+        Ok(vec![remainder[0].clone(); 2])
     }
 
     fn lower(&self, inputs: &[Spec], _: &[Spec]) -> Result<Lowered> {
@@ -438,7 +438,7 @@ impl Operation for DivMod {
     }
 
     fn samples() -> Vec<(Self, Vec<Spec>)> {
-        let samples = FloorDivide::samples().into_iter();
+        let samples = Remainder::samples().into_iter();
         samples.map(|(_, inputs)| (DivMod, inputs)).collect()
     }
 }

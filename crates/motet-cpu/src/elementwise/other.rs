@@ -153,18 +153,18 @@ fn binary_bool(op: Binary) -> Option<Run> {
         Binary::Add | Binary::Max | Binary::LogicalOr | Binary::BitwiseOr => {
             run!(two, u8 => u8, |a, b| a | b)
         }
-        Binary::Mul | Binary::Min | Binary::LogicalAnd | Binary::BitwiseAnd => {
-            run!(two, u8 => u8, |a, b| a & b)
-        }
+        Binary::Mul
+        | Binary::Min
+        | Binary::FloorDiv
+        | Binary::LogicalAnd
+        | Binary::BitwiseAnd => run!(two, u8 => u8, |a, b| a & b),
         Binary::NotEqual | Binary::BitwiseXor | Binary::Sub => run!(two, u8 => u8, |a, b| a ^ b),
         Binary::Equal | Binary::EqualNan => run!(two, u8 => u8, |a, b| a ^ b ^ 1),
         Binary::Pow | Binary::GreaterEqual => run!(two, u8 => u8, |a, b| a | (b ^ 1)),
         Binary::Less => run!(two, u8 => u8, |a, b| (a ^ 1) & b),
         Binary::LessEqual => run!(two, u8 => u8, |a, b| (a ^ 1) | b),
-        Binary::Greater => run!(two, u8 => u8, |a, b| a & (b ^ 1)),
+        Binary::Greater | Binary::Rem => run!(two, u8 => u8, |a, b| a & (b ^ 1)),
         Binary::Div
-        | Binary::FloorDiv
-        | Binary::Rem
         | Binary::ArcTan2
         | Binary::LogAddExp
         | Binary::LeftShift
@@ -278,11 +278,7 @@ fn unary_complex(op: Unary) -> Option<Run> {
         Unary::Log => f!(|z| z.ln()),
         Unary::Log2 => f!(|z| z.ln() * std::f32::consts::LOG2_E),
         Unary::Log10 => f!(|z| z.ln() * std::f32::consts::LOG10_E),
-        Unary::Log1p => f!(|z| {
-            // |1 + z|^2 - 1, without adding the one: it would hide a small z.
-            let square = z.re * (2.0 + z.re) + z.im * z.im;
-            Complex32::new(square.ln_1p() / 2.0, z.im.atan2(1.0 + z.re))
-        }),
+        Unary::Log1p => f!(|z| log1p(z)),
         Unary::Sin => f!(|z| z.sin()),
         Unary::Cos => f!(|z| z.cos()),
         Unary::Tan => f!(|z| z.tan()),
@@ -307,6 +303,12 @@ fn unary_complex(op: Unary) -> Option<Run> {
     })
 }
 
+fn log1p(z: Complex32) -> Complex32 {
+    // |1 + z|^2 - 1, without adding the one: it would hide a small z.
+    let square = z.re * (2.0 + z.re) + z.im * z.im;
+    Complex32::new(square.ln_1p() / 2.0, z.im.atan2(1.0 + z.re))
+}
+
 fn binary_complex(op: Binary) -> Option<Run> {
     macro_rules! f {
         (|$a:ident, $b:ident| $f:expr) => {
@@ -320,7 +322,15 @@ fn binary_complex(op: Binary) -> Option<Run> {
         Binary::Add => f!(|a, b| a + b),
         Binary::Sub => f!(|a, b| a - b),
         Binary::Mul => f!(|a, b| a * b),
-        Binary::Div => f!(|a, b| a / b),
+        Binary::Div | Binary::FloorDiv => f!(|a, b| a / b),
+        Binary::LogAddExp => f!(|a, b| {
+            let (high, low) = (a.max(b), a.min(b));
+            if high.re == f32::INFINITY || low.re == f32::NEG_INFINITY {
+                high
+            } else {
+                high + log1p((low - high).exp())
+            }
+        }),
         Binary::Pow => f!(|a, b| if a.is_zero() && !b.is_zero() {
             a
         } else {
@@ -337,10 +347,8 @@ fn binary_complex(op: Binary) -> Option<Run> {
         Binary::GreaterEqual => test!(|a, b| b.less(a) || a == b),
         Binary::LogicalAnd => test!(|a, b| !a.is_zero() && !b.is_zero()),
         Binary::LogicalOr => test!(|a, b| !a.is_zero() || !b.is_zero()),
-        Binary::FloorDiv
-        | Binary::Rem
+        Binary::Rem
         | Binary::ArcTan2
-        | Binary::LogAddExp
         | Binary::BitwiseAnd
         | Binary::BitwiseOr
         | Binary::BitwiseXor
