@@ -481,7 +481,12 @@ mod tests {
         assert_eq!(values::<half::f16>(&halves[0])[2999].to_f32(), 2048.0);
         let complex = range(1.5, 2.5, Dtype::Complex64, 3);
         let complex = values::<num_complex::Complex32>(&complex[0]);
-        assert!(complex.iter().map(|z| (z.re, z.im)).eq([(1.5, 0.0), (2.5, 0.0), (3.5, 0.0)]));
+        assert!(
+            complex
+                .iter()
+                .map(|z| (z.re, z.im))
+                .eq([(1.5, 0.0), (2.5, 0.0), (3.5, 0.0)])
+        );
         let floats = range(1.0, 0.5, Dtype::Float32, 3);
         assert_eq!(values::<f32>(&floats[0]), [1.0, 0.5, 0.0]);
     }

@@ -239,10 +239,10 @@ mod tests {
                 let start = tensor(&[2], &[j as u8, i as u8]);
                 let mut taken = Vec::new();
                 let mut written = elements.clone();
-                for n in 0..36 {
+                for (n, &new) in new_elements.iter().enumerate() {
                     let at = ((i + n / 18) * 5 + j + n / 6 % 3) * 6 + n % 6;
                     taken.push(elements[at]);
-                    written[at] = new_elements[n];
+                    written[at] = new;
                 }
                 assert_eq!(slice::<i32>(&[1, 0], &x, &start, &block).unwrap(), taken);
                 let got = update::<i32>(&[1, 0], &x, &new, &start).unwrap();

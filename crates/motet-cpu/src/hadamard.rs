@@ -227,7 +227,7 @@ mod tests {
         let signs = signs(rows);
         let element = |i: usize, j: usize| {
             let sign = signs[i / power * rows.len() + j / power];
-            let odd = (i % power & j % power).count_ones() % 2;
+            let odd = ((i % power) & (j % power)).count_ones() % 2;
             f64::from(sign) * (1.0 - 2.0 * f64::from(odd)) / (size as f64).sqrt()
         };
         let row = |i| (0..size).map(|j| element(i, j)).collect();

@@ -104,9 +104,6 @@ fn number(dtype: Dtype) -> bool {
 fn real(dtype: Dtype) -> bool {
     dtype != Dtype::Complex64
 }
-fn real_number(dtype: Dtype) -> bool {
-    number(dtype) && real(dtype)
-}
 fn inexact(dtype: Dtype) -> bool {
     dtype.is_inexact()
 }

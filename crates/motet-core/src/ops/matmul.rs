@@ -229,7 +229,7 @@ impl Operation for BlockMaskedMM {
                     spec(rows.div_ceil(tile), columns.div_ceil(tile), dtype)
                 };
                 let (m, k, n) = (70, 40, 65);
-                let operands = vec![spec(m, k, dtype), spec(k, n, dtype)];
+                let operands = [spec(m, k, dtype), spec(k, n, dtype)];
                 for mask in [Dtype::Bool, dtype] {
                     let out = [tiles(m, n, mask)];
                     let sides = [tiles(m, k, mask), tiles(k, n, mask)];

@@ -274,14 +274,7 @@ fn refusal(name: &str, reader: &mut Reader<'_>) -> Error {
 }
 
 /// MLX's other primitives: known by name, not implemented.
-pub const UNSUPPORTED: &[&str] = &[
-    "Cholesky",
-    "CustomKernel",
-    "Eig",
-    "Eigh",
-    "Inverse",
-    "QRF",
-];
+pub const UNSUPPORTED: &[&str] = &["Cholesky", "CustomKernel", "Eig", "Eigh", "Inverse", "QRF"];
 
 primitives! {
     elementwise: Abs Add ArcCos ArcCosh ArcSin ArcSinh ArcTan ArcTan2 ArcTanh AsType BitwiseBinary

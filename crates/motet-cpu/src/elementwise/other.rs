@@ -153,11 +153,9 @@ fn binary_bool(op: Binary) -> Option<Run> {
         Binary::Add | Binary::Max | Binary::LogicalOr | Binary::BitwiseOr => {
             run!(two, u8 => u8, |a, b| a | b)
         }
-        Binary::Mul
-        | Binary::Min
-        | Binary::FloorDiv
-        | Binary::LogicalAnd
-        | Binary::BitwiseAnd => run!(two, u8 => u8, |a, b| a & b),
+        Binary::Mul | Binary::Min | Binary::FloorDiv | Binary::LogicalAnd | Binary::BitwiseAnd => {
+            run!(two, u8 => u8, |a, b| a & b)
+        }
         Binary::NotEqual | Binary::BitwiseXor | Binary::Sub => run!(two, u8 => u8, |a, b| a ^ b),
         Binary::Equal | Binary::EqualNan => run!(two, u8 => u8, |a, b| a ^ b ^ 1),
         Binary::Pow | Binary::GreaterEqual => run!(two, u8 => u8, |a, b| a | (b ^ 1)),
