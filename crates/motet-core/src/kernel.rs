@@ -216,8 +216,8 @@ pub enum Kernel {
     /// Random bits (threefry) for each key of input 0, a pair of uint32 in the last axis: the same
     /// for all outputs with as many bytes per key.
     RandomBits,
-    /// Singular values (one output) or U, S and Vt in full size (three outputs), of each matrix.
-    Svd,
+    /// Linear algebra on each matrix of input 0.
+    Linalg(Linalg),
 }
 
 /// The parameters of a rotary position embedding.
@@ -233,6 +233,46 @@ pub struct Rope {
     pub scale: f32,
     /// Whether pairs are turned forward.
     pub forward: bool,
+}
+
+/// What is computed of a matrix A of M rows and N columns; K is the smaller of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Linalg {
+    /// The triangular factor: L of `A = L L^T`, or U of `A = U^T U`. That triangle of A is read.
+    Cholesky(Triangle),
+    /// Eigenvalues, and where there is a second output unit eigenvectors as columns; complex.
+    Eig,
+    /// Ascending eigenvalues, and where there is a second output orthonormal eigenvectors as
+    /// columns, of a symmetric or Hermitian A of which this triangle is read.
+    Eigh(Triangle),
+    /// The inverse, or that of one triangle alone.
+    Inverse(Option<Triangle>),
+    /// U with the multipliers of L below its diagonal (M x N), the row that each of K steps swaps
+    /// with its own (uint32), and where the rows of this came from in A (M, uint32).
+    Lu,
+    /// Q (M x K) and R (K x N) with LAPACK's signs.
+    Qr,
+    /// Singular values (one output) or U, S and the conjugate transpose of V, in full size (three
+    /// outputs).
+    Svd,
+}
+
+/// A half of a square matrix, with its diagonal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Triangle {
+    Lower,
+    Upper,
+}
+
+impl Triangle {
+    /// The upper one where `upper`.
+    pub fn new(upper: bool) -> Triangle {
+        match upper {
+            true => Triangle::Upper,
+            false => Triangle::Lower,
+        }
+    }
 }
 
 /// How a reduction combines elements.

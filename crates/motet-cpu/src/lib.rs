@@ -22,6 +22,8 @@ mod fft;
 mod hadamard;
 mod indexing;
 mod indices;
+#[cfg(feature = "linalg")]
+mod linalg;
 mod masked_scatter;
 mod math;
 mod matmul;
@@ -37,7 +39,6 @@ mod search;
 mod simd;
 mod softmax;
 mod sort;
-mod svd;
 #[cfg(test)]
 mod testing;
 
@@ -63,6 +64,23 @@ impl Backend for Cpu {
         outputs: &[Layout],
     ) -> Result<Box<dyn Step>> {
         (module(kernel).prepare)(kernel, inputs, outputs)
+    }
+}
+
+/// The stand-in where the program was built without linear algebra.
+#[cfg(not(feature = "linalg"))]
+mod linalg {
+    use super::*;
+
+    pub(crate) fn accepts(_: &Kernel, _: usize, layout: &Layout) -> bool {
+        layout.is_contiguous()
+    }
+
+    pub(crate) fn prepare(_: &Kernel, _: &[Layout], _: &[Layout]) -> Result<Box<dyn Step>> {
+        Err(motet_core::error::Error::unsupported(
+            "linalg",
+            "the program was built without linear algebra; turn on the feature `linalg` of motet",
+        ))
     }
 }
 
@@ -115,6 +133,6 @@ fn module(kernel: &Kernel) -> Module {
         Kernel::Fft { .. } => file!(fft),
         Kernel::Hadamard { .. } => file!(hadamard),
         Kernel::RandomBits => file!(random),
-        Kernel::Svd => file!(svd),
+        Kernel::Linalg(_) => file!(linalg),
     }
 }

@@ -58,6 +58,10 @@ impl Lowered {
 
 /// A primitive: its rules.
 pub trait Operation: State + Clone + fmt::Debug {
+    /// Whether a file can hold it. The array interface needs a few that MLX cannot store: readers
+    /// do not know their names, and writers refuse them.
+    const STORED: bool = true;
+
     /// How many inputs it takes.
     fn arity(&self) -> RangeInclusive<usize>;
 
@@ -170,17 +174,26 @@ macro_rules! primitives {
                 }
             }
 
+            /// Whether a file can hold it ([`Operation::STORED`]).
+            pub fn is_stored(&self) -> bool {
+                match self {
+                    $($(Primitive::$name(_) => <$family::$name as Operation>::STORED,)*)*
+                }
+            }
+
             /// Reads the state that follows `name` in a file of this version.
             pub fn decode(name: &str, reader: &mut Reader<'_>, version: Version) -> Result<Primitive> {
                 match name {
-                    $($(stringify!($name) => State::read(reader, version).map(Primitive::$name),)*)*
+                    $($(stringify!($name) if <$family::$name as Operation>::STORED => {
+                        State::read(reader, version).map(Primitive::$name)
+                    })*)*
                     // What Quantize was called before 0.29.0.
                     "AffineQuantize" => State::read(reader, version).map(Primitive::Quantize),
                     _ => Err(refusal(name, reader)),
                 }
             }
 
-            /// Appends the state in the newest layout.
+            /// Appends the state in the newest layout, also of what is not stored in files.
             pub fn encode(&self, out: &mut Vec<u8>) {
                 match self {
                     $($(Primitive::$name(op) => op.write(&mut Writer(out)),)*)*
@@ -266,15 +279,9 @@ fn refusal(name: &str, reader: &mut Reader<'_>) -> Error {
                 format!("{kernel:?} is GPU source code in the file, which is never run"),
             )
         }
-        _ if UNSUPPORTED.contains(&name) => {
-            Error::unsupported(name, "this primitive of MLX is not implemented")
-        }
         _ => reader.error(format!("the primitive {name:?} is unknown")),
     }
 }
-
-/// MLX's other primitives: known by name, not implemented.
-pub const UNSUPPORTED: &[&str] = &["Cholesky", "CustomKernel", "Eig", "Eigh", "Inverse", "QRF"];
 
 primitives! {
     elementwise: Abs Add ArcCos ArcCosh ArcSin ArcSinh ArcTan ArcTan2 ArcTanh AsType BitwiseBinary
@@ -297,5 +304,5 @@ primitives! {
     random: RandomBits;
     transform: FFT Hadamard;
     fast: LayerNorm LayerNormVJP RMSNorm RMSNormVJP RoPE ScaledDotProductAttention;
-    linalg: SVD;
+    linalg: Cholesky Eig Eigh Inverse LUF QRF SVD;
 }

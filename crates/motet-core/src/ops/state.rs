@@ -7,7 +7,9 @@
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::export::codec::{Reader, Version, Writer};
-use crate::kernel::{Convolution, Quantization, QuantizationMode, Reduction, ScanOp, Update};
+use crate::kernel::{
+    Convolution, Quantization, QuantizationMode, Reduction, ScanOp, Triangle, Update,
+};
 use crate::shape::{Axes, Shape};
 
 /// The parameters of a primitive, all together: what follows its name in a file.
@@ -155,6 +157,26 @@ impl<T: Field> Field for Box<T> {
 
     fn write(&self, writer: &mut Writer<'_>) {
         T::write(self, writer);
+    }
+}
+
+/// LAPACK's `uplo`.
+impl Field for Triangle {
+    fn read(reader: &mut Reader<'_>, _: Version) -> Result<Self> {
+        match reader.string()?.as_str() {
+            "L" => Ok(Triangle::Lower),
+            "U" => Ok(Triangle::Upper),
+            other => Err(reader.error(format!(
+                "got {other:?} for the triangle, expected \"L\" or \"U\""
+            ))),
+        }
+    }
+
+    fn write(&self, writer: &mut Writer<'_>) {
+        writer.string(match self {
+            Triangle::Lower => "L",
+            Triangle::Upper => "U",
+        });
     }
 }
 

@@ -226,7 +226,7 @@ fn failures_are_errors_that_name_the_step_and_leave_the_plan_usable() {
             "[Victim] panicked: the mock cannot sort",
         ),
         (
-            Kernel::Svd,
+            Kernel::LogSumExp,
             ErrorKind::Invalid,
             "[Victim] float32(2) -> float32(2): [mock] out of range",
         ),
