@@ -174,6 +174,12 @@ impl FileWriter<'_> {
         values: &[Spec],
         ids: &impl Fn(&[ValueId]) -> Vec<u64>,
     ) -> Result<()> {
+        if !node.primitive.is_stored() {
+            return Err(Error::unsupported(
+                node.primitive.name(),
+                "MLX's files have no such primitive, so it cannot be written to one",
+            ));
+        }
         let outputs = ids(&node.outputs);
         let specs = node.outputs.iter().map(|&value| &values[value]);
         let mut w = Writer(&mut self.pending);

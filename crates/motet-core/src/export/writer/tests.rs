@@ -107,7 +107,13 @@ fn every_primitive_round_trips() {
             let mut graph = Builder::new(&inputs, &[], shapeless);
             let outputs = graph.node(&primitive, (0..inputs.len()).collect(), 0);
             let file = file(vec![graph.finish(&outputs)]);
-            assert_round_trip(&file, primitive.name());
+            if primitive.is_stored() {
+                assert_round_trip(&file, primitive.name());
+            } else {
+                let error = file.write(&mut Vec::new()).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Unsupported);
+                assert!(error.to_string().contains(primitive.name()), "{error}");
+            }
         }
     }
 }
@@ -116,7 +122,10 @@ fn every_primitive_round_trips() {
 /// constants that functions share, now what other nodes made.
 #[test]
 fn any_graph_round_trips() {
-    let samples = Primitive::samples();
+    let samples: Vec<Sample> = Primitive::samples()
+        .into_iter()
+        .filter(|sample| sample.primitive.is_stored())
+        .collect();
     let mut state = 7u64;
     let mut random = |below: usize| {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
