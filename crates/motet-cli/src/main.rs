@@ -1,4 +1,4 @@
-//! The command `motet`: inspect, run, check and measure `.mlxfn` models.
+//! The command `motet`: inspect, run, check, measure and rewrite `.mlxfn` models.
 //!
 //! A file per subcommand; what they share is in `sample` (calls stored in files), `compare`
 //! (results against expectations), `manifest` and `output`.
@@ -7,6 +7,7 @@ mod bench;
 mod check;
 mod compare;
 mod completions;
+mod export;
 mod failure;
 mod inspect;
 mod manifest;
@@ -38,6 +39,7 @@ enum Command {
     Run(run::Args),
     Check(check::Args),
     Bench(bench::Args),
+    Export(export::Args),
     Completions(completions::Args),
 }
 
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::Export(args) => export::export(&args),
         Command::Completions(args) => completions::completions(&args),
     };
     match result {
