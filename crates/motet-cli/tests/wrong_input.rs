@@ -185,6 +185,23 @@ fn run_with_wrong_inputs() {
 }
 
 #[test]
+fn export_writes_a_model_again_also_where_it_is() {
+    let folder = Folder::new();
+    let (tiny, copy) = (folder.tiny(), folder.path("copy.mlxfn"));
+    succeeds(&["export", &tiny, "--output", &copy]);
+    succeeds(&["export", &tiny, "-o", &tiny]);
+    assert_eq!(fs::read(&tiny).unwrap(), fs::read(&copy).unwrap());
+    let checked = succeeds(&["check", &tiny]);
+    assert!(checked.contains("1 passed, 0 failed, 0 skipped"));
+    fails(&["export", &tiny], USAGE, "--output");
+    let missing = folder.path("missing/copy.mlxfn");
+    fails(&["export", &tiny, "-o", &missing], BAD_FILE, "missing");
+    folder.truncate("copy.mlxfn");
+    fails(&["export", &copy, "-o", &tiny], BAD_FILE, "copy.mlxfn");
+    succeeds(&["check", &tiny]);
+}
+
+#[test]
 fn run_cannot_write() {
     let folder = Folder::new();
     let (tiny, sample) = (folder.tiny(), folder.path("tiny.safetensors"));

