@@ -151,20 +151,49 @@ impl Picks {
         self.indices[0].shape.size()
     }
 
-    /// The pairs at these two inputs, all in range.
-    pub(crate) fn open(&self, places: &[Location<'_>]) -> Result<Vec<[usize; 2]>> {
+    /// The pairs at these two inputs, all in range, those with one matrix of the right batch side by
+    /// side: it has to be read once for all of them.
+    pub(crate) fn open(&self, places: &[Location<'_>]) -> Result<Vec<Pick>> {
         let lhs = Indices::new(&places[0], &self.indices[0])?;
         let rhs = Indices::new(&places[1], &self.indices[1])?;
-        let pick = |indices: &Indices<'_>, number, batches| {
+        let resolve = |indices: &Indices<'_>, number, batches| {
             indices.resolve(self.op, number, 0, batches, 1)
         };
-        (0..self.len())
-            .map(|i| {
-                Ok([
-                    pick(&lhs, i, self.batches[0])?,
-                    pick(&rhs, i, self.batches[1])?,
-                ])
+        let mut picks = (0..self.len())
+            .map(|number| {
+                Ok(Pick {
+                    left: resolve(&lhs, number, self.batches[0])?,
+                    right: resolve(&rhs, number, self.batches[1])?,
+                    number,
+                })
             })
-            .collect()
+            .collect::<Result<Vec<Pick>>>()?;
+        picks.sort_by_key(|pick| pick.right);
+        Ok(picks)
     }
+}
+
+/// A pair of matrices, as their numbers in their batches, and that of their product.
+#[derive(Clone, Copy)]
+pub(crate) struct Pick {
+    pub left: usize,
+    pub right: usize,
+    pub number: usize,
+}
+
+impl Pick {
+    /// The product with this number, of the matrices with this number.
+    pub(crate) fn own(number: usize) -> Pick {
+        Pick {
+            left: number,
+            right: number,
+            number,
+        }
+    }
+}
+
+/// The picks of each right matrix, at most `most` together.
+pub(crate) fn groups(picks: &[Pick], most: usize) -> Vec<&[Pick]> {
+    let same = picks.chunk_by(|a, b| a.right == b.right);
+    same.flat_map(|picks| picks.chunks(most.max(1))).collect()
 }

@@ -14,13 +14,14 @@ use motet_core::error::{Error, ErrorKind, Result};
 use motet_core::kernel::Kernel;
 use motet_core::shape::{Layout, Shape};
 
-use crate::indices::Picks;
 use crate::number::Number;
 use crate::operand::{Output, Strided, Walk};
 
+mod gathered;
 mod masked;
 mod product;
 
+use gathered::GatheredStep;
 use masked::MaskedStep;
 pub(crate) use product::{Factor, Matrix, Operand, Sizes, multiply};
 
@@ -71,7 +72,7 @@ pub(crate) fn prepare(
             for_dtype!(MatmulStep::new(alpha, a, b, Some((beta, c)), out))
         }
         (Kernel::GatherMatmul, [lhs, rhs]) => {
-            for_dtype!(MatmulStep::gathered(a, b, [lhs, rhs], out))
+            for_dtype!(GatheredStep::new(a, b, [lhs, rhs], out))
         }
         (&Kernel::BlockMaskedMatmul { block_size }, masks) => {
             for_dtype!(MaskedStep::new(block_size, a, b, masks, out))
@@ -180,8 +181,6 @@ struct MatmulStep<T> {
     c: Option<(f32, Layout, Walk)>,
     out: Layout,
     alpha: f32,
-    /// What picks the matrices of each product, where it is not its own number.
-    picks: Option<Picks>,
     batches: usize,
     sizes: Sizes,
     tiling: Tiling,
@@ -229,42 +228,6 @@ impl<T: Operand> MatmulStep<T> {
                 .map(|((beta, _), c)| (beta, c.clone(), Walk::of(c))),
             out: out.clone(),
             alpha,
-            picks: None,
-            batches,
-            sizes,
-            tiling: Tiling::new(sizes, batches),
-            dtype: PhantomData,
-        })
-    }
-
-    /// Products of the matrices that pairs of indices pick.
-    fn gathered(
-        a: &Layout,
-        b: &Layout,
-        indices: [&Layout; 2],
-        out: &Layout,
-    ) -> Result<MatmulStep<T>> {
-        let (a, b) = (Stack::new(a)?, Stack::new(b)?);
-        let (Some((a_batch, &[m, k])), Some((b_batch, &[b_k, n]))) = (
-            a.layout.shape.split_last_chunk::<2>(),
-            b.layout.shape.split_last_chunk::<2>(),
-        ) else {
-            return Err(unexpected("shapes"));
-        };
-        let picks = [a_batch, b_batch].map(|batch| batch.iter().product());
-        let picks = Picks::new("GatherMM", indices, picks)?;
-        let (batches, sizes) = (picks.len(), Sizes { m, k, n });
-        let fits = out.shape.split_last_chunk::<2>() == Some((&indices[0].shape, &[m, n]));
-        if !fits || k != b_k {
-            return Err(unexpected("shapes"));
-        }
-        Ok(MatmulStep {
-            a,
-            b,
-            c: None,
-            out: out.clone(),
-            alpha: 1.0,
-            picks: Some(picks),
             batches,
             sizes,
             tiling: Tiling::new(sizes, batches),
@@ -358,10 +321,6 @@ impl<T: Operand> Step for MatmulStep<T> {
             }
             None => None,
         };
-        let picks = match &self.picks {
-            Some(picks) => Some(picks.open(&launch.inputs[2..])?),
-            None => None,
-        };
         let out = Output::<T>::new(&launch.outputs[0], &self.out)?;
         if out.len() == 0 {
             return Ok(());
@@ -379,8 +338,7 @@ impl<T: Operand> Step for MatmulStep<T> {
                 let (rest, column) = (tile / column_tiles, tile % column_tiles);
                 let (first, row) = (rest / row_tiles * group, rest % row_tiles);
                 for batch in first..(first + group).min(self.batches) {
-                    let picked = picks.as_ref().map_or([batch; 2], |picks| picks[batch]);
-                    self.tile(batch, picked, row, column, a, b, c, &out);
+                    self.tile(batch, row, column, a, b, c, &out);
                 }
             });
         Ok(())
@@ -392,7 +350,6 @@ impl<T: Operand> MatmulStep<T> {
     fn tile(
         &self,
         batch: usize,
-        [a_batch, b_batch]: [usize; 2],
         row: usize,
         column: usize,
         a: Strided<'_, T>,
@@ -416,8 +373,8 @@ impl<T: Operand> MatmulStep<T> {
                 k,
                 n: width,
             };
-            self.a.with_block(a, a_batch, rows.clone(), 0..k, |a| {
-                self.b.with_block(b, b_batch, 0..k, columns.clone(), |b| {
+            self.a.with_block(a, batch, rows.clone(), 0..k, |a| {
+                self.b.with_block(b, batch, 0..k, columns.clone(), |b| {
                     let alpha = T::Sum::from_f32(self.alpha);
                     multiply(sizes, alpha, a, b, c.is_some(), sums, width);
                 });
@@ -682,33 +639,6 @@ mod tests {
         let a = tensor::<f32>(&[0, 3], &[]);
         let b = tensor::<f32>(&[3, 2], &[1.0; 6]);
         assert!(values::<f32>(&run(&plain, &[&a, &b], &none).unwrap()[0]).is_empty());
-    }
-
-    #[test]
-    fn indices_pick_the_matrices() {
-        let sizes = Sizes { m: 3, k: 8, n: 5 };
-        let (a, b) = (noise(4 * 24, 1), noise(6 * 40, 2));
-        let (lhs, rhs) = ([3u32, 0, 2, 2, 1, 3], [5u32, 5, 0, 1, 4, 2]);
-        let picked = |values: &[f32], size: usize, picks: &[u32]| -> Vec<f32> {
-            let matrix = |&i: &u32| values[i as usize * size..][..size].to_vec();
-            picks.iter().flat_map(matrix).collect()
-        };
-        let (a_picked, b_picked) = (picked(&a, 24, &lhs), picked(&b, 40, &rhs));
-        let expected = reference(&a_picked, &b_picked, 6, sizes);
-        let (at, bt) = (tensor(&[2, 2, 3, 8], &a), tensor(&[6, 8, 5], &b));
-        let (left, right) = (tensor(&[2, 3], &lhs), tensor(&[2, 3], &rhs));
-        let out = [Spec::new([2, 3, 3, 5], Dtype::Float32)];
-        let kernel = Kernel::GatherMatmul;
-        let got = run(&kernel, &[&at, &bt, &left, &right], &out).unwrap();
-        for (got, want) in values::<f32>(&got[0]).iter().zip(expected) {
-            assert!((f64::from(*got) - want).abs() < 1e-5);
-        }
-        let wrong = tensor(&[2, 3], &[0u32, 0, 0, 6, 0, 0]);
-        let error = run(&kernel, &[&at, &bt, &left, &wrong], &out)
-            .err()
-            .unwrap();
-        assert!(error.to_string().contains("index 6 is out of range"));
-        assert!(run(&kernel, &[&at, &bt, &wrong, &left], &out).is_err());
     }
 
     #[test]

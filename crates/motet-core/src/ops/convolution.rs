@@ -7,7 +7,7 @@ use super::{Lowered, Operation, State, same_dtype};
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::kernel::{self, Kernel};
-use crate::shape::{Axes, Shape, Spec};
+use crate::shape::{Axes, Spec};
 
 operation! {
     /// Convolution of x (N, spatial..., C) by w (O, spatial..., C / groups).
@@ -41,9 +41,9 @@ impl Operation for Convolution {
         let (x, w, p) = (&inputs[0], &inputs[1], &self.parameters);
         let rank = x.shape.len();
         let spatial = rank.saturating_sub(2);
-        if spatial == 0 || w.shape.len() != rank || !x.dtype.is_inexact() {
+        if spatial == 0 || w.shape.len() != rank || !x.dtype.is_float() {
             return Err(Self::error(format!(
-                "{x} by {w}: expected (N, spatial..., C) and (O, spatial..., C) of a floating dtype"
+                "{x} by {w}: expected (N, spatial..., C) and (O, spatial..., C) of a real floating dtype"
             )));
         }
         let all = [
@@ -95,7 +95,7 @@ impl Operation for Convolution {
     }
 
     fn samples() -> Vec<(Self, Vec<Spec>)> {
-        let sample = |x: &[usize], w: &[usize], change: &dyn Fn(&mut kernel::Convolution)| {
+        let typed = |x: &[usize], w: &[usize], dtype, change: &dyn Fn(&mut kernel::Convolution)| {
             let ones = Axes::from_elem(1, x.len() - 2);
             let zeros = Axes::from_elem(0, x.len() - 2);
             let mut parameters = kernel::Convolution {
@@ -109,10 +109,13 @@ impl Operation for Convolution {
             };
             change(&mut parameters);
             let parameters = Box::new(parameters);
-            let spec = |shape: &[usize]| Spec::new(Shape::new(shape), Dtype::Float32);
-            (Convolution { parameters }, vec![spec(x), spec(w)])
+            let inputs = vec![Spec::new(x, dtype), Spec::new(w, dtype)];
+            (Convolution { parameters }, inputs)
         };
-        vec![
+        let sample = |x: &[usize], w: &[usize], change: &dyn Fn(&mut kernel::Convolution)| {
+            typed(x, w, Dtype::Float32, change)
+        };
+        let mut samples = vec![
             sample(&[2, 9, 3], &[4, 3, 3], &|_| ()),
             sample(&[1, 6, 7, 4], &[6, 3, 2, 2], &|p| p.groups = 2),
             sample(&[1, 8, 8, 3], &[5, 3, 3, 3], &|p| {
@@ -126,7 +129,12 @@ impl Operation for Convolution {
                 p.flip = true;
             }),
             sample(&[1, 4, 4, 4, 2], &[3, 2, 2, 2, 2], &|_| ()),
-        ]
+        ];
+        for dtype in [Dtype::Float16, Dtype::Bfloat16, Dtype::Float64] {
+            let padded = |p: &mut kernel::Convolution| p.padding_low.fill(1);
+            samples.push(typed(&[2, 5, 6, 3], &[4, 3, 2, 3], dtype, &padded));
+        }
+        samples
     }
 }
 

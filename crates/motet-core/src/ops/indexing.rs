@@ -24,6 +24,14 @@ pub(super) fn index_shape<T: State>(indices: &[Spec]) -> Result<Shape> {
     }
 }
 
+/// For samples: every dtype of elements with one of indices, and the other way around.
+fn index_dtypes() -> impl Iterator<Item = [Dtype; 2]> {
+    let elements = Dtype::ALL.map(|dtype| [dtype, Dtype::Uint32]);
+    let indices = Dtype::ALL.into_iter().filter(|dtype| dtype.is_integer());
+    let indices = indices.map(|index| [Dtype::Float32, index]);
+    elements.into_iter().chain(indices)
+}
+
 /// Refuses blocks that do not fit into an array of this shape.
 fn check_block<T: State>(block: &[usize], shape: &Shape) -> Result<()> {
     let fits = block.len() == shape.len() && block.iter().zip(shape.iter()).all(|(b, s)| b <= s);
@@ -71,21 +79,22 @@ impl Operation for Gather {
     }
 
     fn samples() -> Vec<(Self, Vec<Spec>)> {
-        let sample = |axes: &[i32], slice_sizes: &[usize], index: &[usize], dtype| {
+        let sample = |axes: &[i32], slice_sizes: &[usize], index: &[usize], dtypes: [Dtype; 2]| {
             let op = Gather {
                 axes: axes.to_vec(),
                 slice_sizes: Shape::new(slice_sizes),
             };
-            let mut inputs = vec![Spec::new([4, 5, 6], dtype)];
-            inputs.resize(1 + axes.len(), Spec::new(index, Dtype::Int32));
+            let mut inputs = vec![Spec::new([4, 5, 6], dtypes[0])];
+            inputs.resize(1 + axes.len(), Spec::new(index, dtypes[1]));
             (op, inputs)
         };
-        vec![
-            sample(&[0], &[1, 5, 6], &[2, 3], Dtype::Float32),
-            sample(&[0, 2], &[1, 5, 1], &[7], Dtype::Float16),
-            sample(&[1], &[2, 1, 6], &[], Dtype::Int8),
-            sample(&[], &[4, 1, 6], &[], Dtype::Bool),
-        ]
+        let mut samples = vec![
+            sample(&[0, 2], &[1, 5, 1], &[7], [Dtype::Float16, Dtype::Int32]),
+            sample(&[1], &[2, 1, 6], &[], [Dtype::Int8, Dtype::Int32]),
+            sample(&[], &[4, 1, 6], &[], [Dtype::Bool, Dtype::Int32]),
+        ];
+        samples.extend(index_dtypes().map(|dtypes| sample(&[0], &[1, 5, 6], &[2, 3], dtypes)));
+        samples
     }
 }
 
@@ -131,14 +140,13 @@ impl Operation for GatherAxis {
     }
 
     fn samples() -> Vec<(Self, Vec<Spec>)> {
-        let sample = |axis, indices: &[usize], dtype| {
-            let x = Spec::new([4, 5], Dtype::Float32);
-            (GatherAxis { axis }, vec![x, Spec::new(indices, dtype)])
+        let sample = |axis, indices: &[usize], dtypes: [Dtype; 2]| {
+            let x = Spec::new([4, 5], dtypes[0]);
+            (GatherAxis { axis }, vec![x, Spec::new(indices, dtypes[1])])
         };
-        vec![
-            sample(0, &[7, 5], Dtype::Uint32),
-            sample(-1, &[4, 2], Dtype::Int64),
-        ]
+        let mut samples = vec![sample(-1, &[4, 2], [Dtype::Float32, Dtype::Int64])];
+        samples.extend(index_dtypes().map(|dtypes| sample(0, &[7, 5], dtypes)));
+        samples
     }
 }
 
@@ -196,7 +204,9 @@ impl Operation for Scatter {
                     inputs,
                 ));
             };
-            sample(&[0], &[3], &[3, 1, 5], Dtype::Float32);
+            for dtype in Dtype::ALL {
+                sample(&[0], &[3], &[3, 1, 5], dtype);
+            }
             sample(&[0, 1], &[2, 2], &[2, 2, 1, 1], Dtype::Int32);
             sample(&[1], &[], &[2, 3], Dtype::Float16);
             sample(&[], &[], &[4, 2], Dtype::Float32);
@@ -263,11 +273,11 @@ impl Operation for ScatterAxis {
     }
 
     fn samples() -> Vec<(Self, Vec<Spec>)> {
-        let sample = |op, axis, indices: &[usize]| {
-            let values = |shape: &[usize]| Spec::new(shape, Dtype::Float32);
+        let sample = |op, axis, indices: &[usize], dtypes: [Dtype; 2]| {
+            let values = |shape: &[usize]| Spec::new(shape, dtypes[0]);
             let inputs = vec![
                 values(&[4, 5]),
-                Spec::new(indices, Dtype::Uint32),
+                Spec::new(indices, dtypes[1]),
                 values(indices),
             ];
             (
@@ -278,10 +288,12 @@ impl Operation for ScatterAxis {
                 inputs,
             )
         };
-        vec![
-            sample(Update::Sum, 0, &[6, 5]),
-            sample(Update::Set, 1, &[4, 2]),
-        ]
+        let mut samples = Vec::new();
+        for dtypes in index_dtypes() {
+            samples.push(sample(Update::Sum, 0, &[6, 5], dtypes));
+            samples.push(sample(Update::Set, 1, &[4, 2], dtypes));
+        }
+        samples
     }
 }
 

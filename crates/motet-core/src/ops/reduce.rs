@@ -209,12 +209,12 @@ impl Operation for Scan {
     }
 }
 
-/// Refuses what has no last dimension or not a floating dtype.
+/// Refuses what has no last dimension or not a real floating dtype.
 fn floats_in_last_dimension<T: State>(input: &Spec) -> Result<()> {
-    match input.dtype.is_inexact() && !input.shape.is_empty() {
+    match input.dtype.is_float() && !input.shape.is_empty() {
         true => Ok(()),
         false => Err(T::error(format!(
-            "got {input}, expected a floating dtype and at least one dimension"
+            "got {input}, expected a real floating dtype and at least one dimension"
         ))),
     }
 }
@@ -243,7 +243,7 @@ impl Operation for Softmax {
 
     fn samples() -> Vec<(Self, Vec<Spec>)> {
         let mut samples = Vec::new();
-        for dtype in [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16] {
+        for dtype in Dtype::ALL.into_iter().filter(|dtype| dtype.is_float()) {
             for precise in [false, true] {
                 samples.push((Softmax { precise }, vec![Spec::new([3, 17], dtype)]));
             }
@@ -274,10 +274,10 @@ impl Operation for LogSumExp {
     }
 
     fn samples() -> Vec<(Self, Vec<Spec>)> {
-        let dtypes = [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16];
-        dtypes
+        let floats = Dtype::ALL.into_iter().filter(|dtype| dtype.is_float());
+        floats
             .map(|dtype| (LogSumExp, vec![Spec::new([3, 17], dtype)]))
-            .to_vec()
+            .collect()
     }
 }
 
@@ -321,7 +321,7 @@ impl Operation for NumberOfElements {
 
     fn samples() -> Vec<(Self, Vec<Spec>)> {
         let mut samples = Vec::new();
-        for dtype in [Dtype::Float32, Dtype::Float16, Dtype::Int32] {
+        for dtype in Dtype::ALL {
             for inverted in [false, true] {
                 let op = NumberOfElements {
                     axes: vec![0, -1],
