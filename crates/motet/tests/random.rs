@@ -289,6 +289,15 @@ fn what_cannot_be_drawn_is_refused() {
     assert!(random::multivariate_normal(&mean, &cov, [1], None, k).is_err());
 }
 
+/// Terabytes are refused before any memory is taken.
+#[test]
+fn more_than_the_memory_is_an_error() {
+    let huge = random::uniform(0, 1, [1 << 20, 1 << 20], None, Some(&key())).unwrap();
+    let error = motet::ops::sum(&huge, ..).unwrap().eval().unwrap_err();
+    assert_eq!(error.kind(), motet::ErrorKind::Memory);
+    assert!(random::bits([1 << 30, 1 << 30, 1 << 30], 4, Some(&key())).is_err());
+}
+
 /// One test, as the sequence of keys is the process's: nothing else here draws without a key.
 #[test]
 fn draws_without_a_key_follow_the_seed_and_never_repeat() {
