@@ -37,6 +37,7 @@
 
 mod export;
 mod function;
+pub mod linalg;
 pub mod ops;
 pub mod random;
 

@@ -58,13 +58,13 @@ fn part(tensor: &Tensor, batch: usize, batches: usize) -> Matrix {
 
 /// `a b` with `k` columns in a and `n` in b.
 fn product(a: &Matrix, b: &Matrix, k: usize, n: usize) -> Matrix {
-    let m = if k == 0 { 0 } else { a.len() / k };
+    let m = a.len().checked_div(k).unwrap_or(0);
     let element = |i: usize, j: usize| (0..k).map(|l| a[i * k + l] * b[l * n + j]).sum();
     (0..m * n).map(|at| element(at / n, at % n)).collect()
 }
 
 fn adjoint(a: &Matrix, columns: usize) -> Matrix {
-    let rows = if columns == 0 { 0 } else { a.len() / columns };
+    let rows = a.len().checked_div(columns).unwrap_or(0);
     let element = |at: usize| a[at % rows * columns + at / rows].conj();
     (0..a.len()).map(element).collect()
 }
@@ -479,7 +479,7 @@ fn what_a_step_cannot_be_prepared_for() {
     let layout = |shape: &[usize], dtype| Spec::new(shape, dtype).layout();
     for dtype in [Dtype::Float16, Dtype::Complex64] {
         let x = layout(&[2, 2], dtype);
-        let error = prepare(&kernel, &[x.clone()], &[x.clone(), x])
+        let error = prepare(&kernel, std::slice::from_ref(&x), &[x.clone(), x.clone()])
             .err()
             .unwrap();
         assert_eq!(error.kind(), ErrorKind::Unsupported);

@@ -1,6 +1,6 @@
 //! Which dimensions an operation runs over.
 
-use motet_core::error::Result;
+use motet_core::error::{Error, Result};
 use motet_core::shape::normalize_axis;
 
 /// The dimensions that a reduction runs over, and whether they stay with size one.
@@ -46,6 +46,25 @@ impl Axes {
         normal.sort_unstable();
         normal.dedup();
         Ok(normal)
+    }
+
+    /// The axes of an array of this rank in the order listed, from 0; `None` for all.
+    pub(crate) fn listed(&self, name: &str, rank: usize) -> Result<Option<Vec<i32>>> {
+        let Some(axes) = &self.axes else {
+            return Ok(None);
+        };
+        let mut listed = Vec::new();
+        for &axis in axes {
+            let normal = normalize_axis(name, axis.into(), rank)? as i32;
+            if listed.contains(&normal) {
+                return Err(Error::invalid(
+                    name,
+                    format!("axis {axis} is named twice in {axes:?}"),
+                ));
+            }
+            listed.push(normal);
+        }
+        Ok(Some(listed))
     }
 
     /// Whether reduced dimensions stay.
