@@ -10,6 +10,9 @@
 //! threads the keys are the same, and which thread gets which depends on who asks first. Pass keys
 //! where that matters.
 //!
+//! A function that is traced, to be exported or compiled, draws its keys while it is traced: every
+//! call of the result gets the same numbers. Make the key an input of such functions.
+//!
 //! Functions have MLX's order of parameters. `dtype` is float32 (int32 for [`randint`]) where it is
 //! `None`.
 

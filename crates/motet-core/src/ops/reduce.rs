@@ -134,10 +134,10 @@ impl Operation for ArgReduce {
             for dtype in Dtype::ALL {
                 samples.push((ArgReduce { op, axis: -1 }, vec![Spec::new([3, 5], dtype)]));
             }
-            samples.push((
-                ArgReduce { op, axis: 0 },
-                vec![Spec::new([4, 2], Dtype::Float32)],
-            ));
+            for shape in [[4, 2], [1, 3]] {
+                let inputs = vec![Spec::new(shape, Dtype::Float32)];
+                samples.push((ArgReduce { op, axis: 0 }, inputs));
+            }
         }
         samples
     }
