@@ -112,6 +112,11 @@ fn matrix_dims(name: &str, a: &Array) -> Result<(usize, usize)> {
 
 /// The matrix product; batch dimensions broadcast.
 fn product(a: &Array, b: &Array) -> Result<Array> {
+    apply_one(Matmul, &one_batch(a, b)?)
+}
+
+/// The factors of a product with their batch dimensions broadcast.
+fn one_batch(a: &Array, b: &Array) -> Result<[Array; 2]> {
     let ((m, k), (l, n)) = (matrix_dims("matmul", a)?, matrix_dims("matmul", b)?);
     let batch = |x: &Array| Shape::new(&x.shape()[..x.shape().len() - 2]);
     let common = batch(a).broadcast(&batch(b))?;
@@ -119,7 +124,7 @@ fn product(a: &Array, b: &Array) -> Result<Array> {
         let shape: Shape = common.iter().copied().chain(dims).collect();
         broadcast_to(x, &shape)
     };
-    apply_one(Matmul, &[with(a, [m, k])?, with(b, [l, n])?])
+    Ok([with(a, [m, k])?, with(b, [l, n])?])
 }
 
 /// Matrices with rows and columns exchanged.

@@ -9,7 +9,7 @@ use motet_core::ops::indexing::GatherAxis;
 use motet_core::ops::shape::Squeeze;
 
 use super::factors::{Lu, tri_inv};
-use super::{Triangle, expanded, invalid, product, reduced};
+use super::{Triangle, expanded, invalid, one_batch, product, reduced};
 use crate::ops;
 
 /// The solutions of `a x = b` for square matrices `a` (..., M, M): of the shape of `b`, which is
@@ -29,12 +29,9 @@ pub fn solve(a: impl Into<Operand>, b: impl Into<Operand>) -> Result<Array> {
     system("solve", a.into(), b.into(), |a, b| {
         let lu = Lu::of(a)?;
         // Row i of L U is row `sources[i]` of a.
-        let batch = product(a, b)?.shape().clone();
-        let sources = broadcast_to(&expanded(&lu.sources, -1)?, &batch)?;
-        let b = apply_one(
-            GatherAxis { axis: -2 },
-            &[broadcast_to(b, &batch)?, sources],
-        )?;
+        let [_, b] = one_batch(a, b)?;
+        let sources = broadcast_to(&expanded(&lu.sources, -1)?, b.shape())?;
+        let b = apply_one(GatherAxis { axis: -2 }, &[b, sources])?;
         let b = product(&tri_inv(&lu.lower()?, Triangle::Lower)?, &b)?;
         product(&tri_inv(&lu.packed, Triangle::Upper)?, &b)
     })
