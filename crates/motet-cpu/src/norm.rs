@@ -43,6 +43,9 @@ pub(crate) fn prepare(
     if inputs.len() != ins || outputs.len() != outs || inputs[0].shape.is_empty() {
         return Err(unexpected());
     }
+    if inputs[0].spec().bytes() > MAX_BYTES {
+        return Err(Error::invalid("norm", "the input is too large"));
+    }
     macro_rules! step {
         ($T:ty) => {{
             let rows = Rows::<$T>::new(eps, center, &inputs[0], &inputs[1..=parameters]);
@@ -68,6 +71,10 @@ pub(crate) fn prepare(
 fn unexpected() -> Error {
     Error::new(ErrorKind::Internal, "norm", "unexpected operands")
 }
+
+/// Inputs of so many bytes cannot exist, but be planned for: the scratch memory of the gradients is at
+/// most four times as large, which has to be a number.
+const MAX_BYTES: usize = isize::MAX as usize / 8;
 
 /// Elements of a region's tile: about 10 us.
 const TILE: usize = 1 << 14;

@@ -37,6 +37,9 @@ pub(crate) fn prepare(
     if rank < 3 || rope.base.is_some() != periods.is_empty() || rope.dims > x.shape[rank - 1] {
         return Err(unexpected());
     }
+    if x.spec().bytes() > MAX_BYTES {
+        return Err(Error::invalid("RoPE", "the input is too large"));
+    }
     macro_rules! step {
         ($T:ty) => {
             Ok(Box::new(Turns::<$T> {
@@ -66,6 +69,10 @@ pub(crate) fn prepare(
 fn unexpected() -> Error {
     Error::new(ErrorKind::Internal, "RoPE", "unexpected operands")
 }
+
+/// Inputs of so many bytes cannot exist, but be planned for: the table is at most twice as large,
+/// which has to be a number.
+const MAX_BYTES: usize = isize::MAX as usize / 8;
 
 /// Elements of a region's tile: about 10 us.
 const TILE: usize = 1 << 14;
@@ -347,6 +354,19 @@ mod tests {
         for (got, want) in values::<f16>(&got[0]).iter().zip(want) {
             assert!((got.to_f64() - want).abs() < 1e-3);
         }
+    }
+
+    #[test]
+    fn what_is_too_large_to_exist_is_refused() {
+        let all = |shape: &[usize], strides: &[isize], dtype| Layout {
+            shape: shape.into(),
+            strides: strides.into(),
+            dtype,
+        };
+        let x = all(&[1 << 30, 1 << 30, 2], &[0, 0, 1], Dtype::Float16);
+        let offset = all(&[], &[], Dtype::Int32);
+        let kernel = Kernel::Rope(rope(2, false, true, Some(10.0)));
+        assert!(prepare(&kernel, &[x.clone(), offset], &[x]).is_err());
     }
 
     #[test]

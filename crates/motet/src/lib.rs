@@ -36,6 +36,7 @@
 #![deny(missing_docs)]
 
 mod export;
+pub mod fast;
 mod function;
 pub mod linalg;
 pub mod ops;
