@@ -4,6 +4,7 @@
 //! functions; constants keep theirs wherever they occur again, by which they are stored once.
 #![cfg(not(loom))]
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -14,7 +15,9 @@ use crate::error::{Error, Result};
 use crate::export::codec::{Version, Writer};
 use crate::export::reader::ExportedFile;
 use crate::graph::{Graph, Node, ValueId};
-use crate::shape::{Layout, Spec};
+use crate::ops::Primitive;
+use crate::ops::elementwise::AsType;
+use crate::shape::Layout;
 use crate::tensor::Tensor;
 
 impl ExportedFile {
@@ -132,7 +135,7 @@ impl FileWriter<'_> {
             {
                 self.constant(ids[*value], tensor)?;
             }
-            self.node(node, &graph.values, &of)?;
+            self.node(node, graph, &of)?;
         }
         for (value, tensor) in constants {
             self.constant(ids[*value], tensor)?;
@@ -171,7 +174,7 @@ impl FileWriter<'_> {
     fn node(
         &mut self,
         node: &Node,
-        values: &[Spec],
+        graph: &Graph,
         ids: &impl Fn(&[ValueId]) -> Vec<u64>,
     ) -> Result<()> {
         if !node.primitive.is_stored() {
@@ -181,7 +184,8 @@ impl FileWriter<'_> {
             ));
         }
         let outputs = ids(&node.outputs);
-        let specs = node.outputs.iter().map(|&value| &values[value]);
+        let specs = node.outputs.iter().map(|&value| &graph.values[value]);
+        let primitive = as_mlx_runs_it(node, graph);
         let mut w = Writer(&mut self.pending);
         w.u64(outputs[0]);
         w.bool(true);
@@ -190,8 +194,8 @@ impl FileWriter<'_> {
         w.i32(node.lane as i32);
         w.i32(0);
         w.i32(0);
-        w.string(node.primitive.name());
-        node.primitive.encode(w.0);
+        w.string(primitive.name());
+        primitive.encode(w.0);
         w.u64(outputs.len() as u64 - 1);
         if outputs.len() == 1 {
             specs.for_each(|spec| w.spec(spec));
@@ -209,6 +213,22 @@ impl FileWriter<'_> {
         self.out.write_all(&self.pending).map_err(cannot_write)?;
         self.pending.clear();
         Ok(())
+    }
+}
+
+/// MLX crashes on a reduction over dimensions of one alone, and never writes it: what is left of it is
+/// the conversion to the dtype of the result.
+fn as_mlx_runs_it<'a>(node: &'a Node, graph: &Graph) -> Cow<'a, Primitive> {
+    let [input, output] = [node.inputs.first(), node.outputs.first()]
+        .map(|value| value.map(|&value| &graph.values[value]));
+    match (&node.primitive, input, output) {
+        (Primitive::Reduce(_), Some(input), Some(output))
+            if input.shape == output.shape && !graph.shapeless =>
+        {
+            let dtype = output.dtype;
+            Cow::Owned(AsType { dtype }.into())
+        }
+        (primitive, ..) => Cow::Borrowed(primitive),
     }
 }
 

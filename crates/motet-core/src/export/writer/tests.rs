@@ -7,7 +7,8 @@ use super::*;
 use crate::dtype::Dtype;
 use crate::error::ErrorKind;
 use crate::memory::heap;
-use crate::ops::{Primitive, Sample};
+use crate::ops::Sample;
+use crate::shape::Spec;
 use crate::shape::Strides;
 
 fn file(functions: Vec<Graph>) -> ExportedFile {
@@ -177,6 +178,26 @@ fn any_graph_round_trips() {
         }
         assert_round_trip(&file(functions), "random");
     }
+}
+
+#[test]
+fn reductions_of_nothing_are_conversions() {
+    let sum = |dims: [usize; 2], shapeless| {
+        let input = Spec::new(dims, Dtype::Bool);
+        let sum = crate::ops::reduce::Reduce {
+            op: crate::kernel::Reduction::Sum,
+            axes: vec![0],
+        };
+        let mut graph = Builder::new(&[input], &[], shapeless);
+        let outputs = graph.node(&sum.into(), vec![0], 0);
+        let file = file(vec![graph.finish(&outputs)]);
+        let again = ExportedFile::parse(written(&file), "test").unwrap();
+        assert_eq!(again.functions[0].values, file.functions[0].values);
+        again.functions[0].nodes[0].primitive.name()
+    };
+    assert_eq!(sum([1, 3], false), "AsType");
+    assert_eq!(sum([2, 3], false), "Reduce");
+    assert_eq!(sum([1, 3], true), "Reduce");
 }
 
 #[test]
