@@ -26,17 +26,20 @@ fn written(file: &ExportedFile) -> Vec<u8> {
     bytes
 }
 
-/// Everything that a file says.
+/// Everything that a file says, or would say when it is written.
 fn text(file: &ExportedFile) -> String {
     let mut text = format!("{:?} {}\n", file.metadata, file.shapeless);
     for graph in &file.functions {
-        text += &format!("{graph}\n{:?} {:?}\n", graph.values, graph.keywords);
-        for node in &graph.nodes {
-            text += &format!("lane {}\n", node.lane);
-        }
+        text += &format!("{:?} {:?}\n", graph.inputs, graph.keywords);
         for (value, tensor) in &graph.constants {
             text += &format!("v{value}: {:?}\n", tensor.row_major());
         }
+        for node in &graph.nodes {
+            let (inputs, outputs, lane) = (&node.inputs, &node.outputs, node.lane);
+            let primitive = as_mlx_runs_it(node, graph);
+            text += &format!("{primitive:?} {inputs:?} -> {outputs:?} on {lane}\n");
+        }
+        text += &format!("{:?} of {:?}\n", graph.outputs, graph.values);
     }
     text
 }
