@@ -35,6 +35,7 @@
 
 #![deny(missing_docs)]
 
+mod array_ext;
 mod export;
 pub mod fast;
 mod function;
@@ -42,6 +43,7 @@ pub mod linalg;
 pub mod ops;
 pub mod random;
 
+pub use array_ext::ArrayExt;
 pub use export::{ExportOptions, Exporter, Keywords, export_function, exporter};
 pub use function::{Function, compile, import_function};
 pub use motet_core::array::{Array, Operand};
@@ -63,7 +65,8 @@ use motet_cpu as _;
 /// What most programs use.
 pub mod prelude {
     pub use crate::{
-        Array, Device, Dtype, Function, Stream, StreamContext, eval, ops, random, with_stream,
+        Array, ArrayExt, Device, Dtype, Function, Stream, StreamContext, eval, ops, random,
+        with_stream,
     };
 }
 

@@ -27,9 +27,28 @@ use crate::tensor::Tensor;
 /// # Errors
 /// Where the primitive does not take these inputs.
 pub fn apply(primitive: impl Into<Primitive>, inputs: &[Array]) -> Result<Vec<Array>> {
-    let primitive = primitive.into();
+    apply_recorded(primitive.into(), inputs, None)
+}
+
+/// As [`apply`], with the outputs' specs for a primitive whose parameters leave them open.
+///
+/// # Errors
+/// Where the primitive does not take these inputs, or gives other outputs.
+pub fn apply_as(
+    primitive: impl Into<Primitive>,
+    inputs: &[Array],
+    outputs: &[Spec],
+) -> Result<Vec<Array>> {
+    apply_recorded(primitive.into(), inputs, Some(outputs))
+}
+
+fn apply_recorded(
+    primitive: Primitive,
+    inputs: &[Array],
+    recorded: Option<&[Spec]>,
+) -> Result<Vec<Array>> {
     let specs: SmallVec<[Spec; 4]> = inputs.iter().map(|input| input.spec().clone()).collect();
-    let outputs = primitive.infer(&specs, None)?;
+    let outputs = primitive.infer(&specs, recorded)?;
     let stream = current_stream()?;
     Ok(Array::from_executable(
         Arc::new(Operation(primitive)),

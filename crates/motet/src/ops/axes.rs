@@ -32,20 +32,18 @@ pub fn keepdims(axes: impl Into<Axes>) -> Axes {
 }
 
 impl Axes {
-    /// The axes of an array of this rank, from 0, ascending.
+    /// The axes of an array of this rank, from 0, ascending. None may be named twice.
     pub(crate) fn of(&self, name: &str, rank: usize) -> Result<Vec<i32>> {
-        let Some(axes) = &self.axes else {
+        let Some(mut axes) = self.listed(name, rank)? else {
             return Ok((0..rank as i32).collect());
         };
-        let normal = axes
-            .iter()
-            .map(|&axis| normalize_axis(name, axis.into(), rank));
-        let mut normal = normal
-            .map(|axis| axis.map(|axis| axis as i32))
-            .collect::<Result<Vec<i32>>>()?;
-        normal.sort_unstable();
-        normal.dedup();
-        Ok(normal)
+        axes.sort_unstable();
+        Ok(axes)
+    }
+
+    /// The axes as they were given; `None` for all.
+    pub(crate) fn as_given(&self) -> Option<&[i32]> {
+        self.axes.as_deref()
     }
 
     /// The axes of an array of this rank in the order listed, from 0; `None` for all.

@@ -3,13 +3,17 @@
 //! Operands promote to one dtype and broadcast to one shape. Functions that are not defined for
 //! integers (`exp`, `divide`) make float32 of them first.
 
-use motet_core::array::apply::{self, apply_one, astype, binary, binary_float};
+use std::f64::consts::PI;
+
+use motet_core::array::apply::{self, apply, apply_one, astype, binary, binary_float};
 use motet_core::array::{Array, Operand};
 use motet_core::dtype::Dtype;
 use motet_core::error::Result;
 use motet_core::ops::Primitive;
 use motet_core::ops::elementwise as primitive;
 use motet_core::ops::elementwise::{BitwiseBinary, BitwiseOp, LogBase};
+
+use super::{where_, zeros_like};
 
 fn unary(primitive: impl Into<Primitive>, x: impl Into<Operand>) -> Result<Array> {
     apply_one(primitive, &[x.into().into_own_array()?])
@@ -191,4 +195,122 @@ binary! {
 
 fn bits(op: BitwiseOp) -> BitwiseBinary {
     BitwiseBinary { op }
+}
+
+/// Functions that are made of others: `name = |x| what, errors: example => result;`
+macro_rules! composed {
+    ($($(#[$meta:meta])* $name:ident = |$x:ident| $y:expr, errors: $errors:literal, $example:literal => $type:ident $result:literal;)*) => {$(
+        $(#[$meta])*
+        ///
+        /// # Errors
+        #[doc = $errors]
+        ///
+        #[doc = concat!(
+            "```\n# use motet::{Array, ops};\n",
+            "let x = Array::from(", stringify!($example), "f32);\n",
+            "assert_eq!(ops::", stringify!($name), "(&x)?.item::<", stringify!($type), ">()?, ", stringify!($result), ");\n",
+            "# Ok::<(), motet::Error>(())\n```"
+        )]
+        pub fn $name(x: impl Into<Operand>) -> Result<Array> {
+            let $x = x.into().into_own_array()?;
+            $y
+        }
+    )*};
+}
+
+composed! {
+    /// The complex conjugate; real numbers stay as they are.
+    conjugate = |x| match x.dtype() {
+        Dtype::Complex64 => apply_one(primitive::Conjugate, &[x]),
+        _ => Ok(x),
+    }, errors: "None that a user can cause.", 1.5 => f32 1.5;
+    /// Radians as degrees.
+    degrees = |x| multiply(astype(&x, x.dtype().at_least_float())?, 180.0 / PI),
+        errors: "None that a user can cause.", 0.0 => f32 0.0;
+    /// The imaginary part: float32 of complex64, else zeros.
+    imag = |x| match x.dtype() {
+        Dtype::Complex64 => apply_one(primitive::Imag, &[x]),
+        _ => zeros_like(&x, None),
+    }, errors: "None that a user can cause.", 1.5 => f32 0.0;
+    /// Whether each element is zero.
+    logical_not = |x| apply_one(primitive::LogicalNot, &[astype(&x, Dtype::Bool)?]),
+        errors: "None that a user can cause.", 0.0 => bool true;
+    /// The array as it is.
+    positive = |x| Ok(x), errors: "None that a user can cause.", 1.5 => f32 1.5;
+    /// Degrees as radians.
+    radians = |x| multiply(astype(&x, x.dtype().at_least_float())?, PI / 180.0),
+        errors: "None that a user can cause.", 0.0 => f32 0.0;
+    /// The real part: float32 of complex64; real numbers stay as they are.
+    real = |x| match x.dtype() {
+        Dtype::Complex64 => apply_one(primitive::Real, &[x]),
+        _ => Ok(x),
+    }, errors: "None that a user can cause.", 1.5 => f32 1.5;
+    /// `1 / x`; float32 for integers.
+    reciprocal = |x| divide(1.0, x), errors: "None that a user can cause.", 4.0 => f32 0.25;
+    /// The whole number next to each element toward zero.
+    trunc = |x| match x.dtype().is_inexact() {
+        true => where_(less(&x, 0.0)?, ceil(&x)?, floor(&x)?),
+        false => Ok(x),
+    }, errors: "For complex64.", -1.75 => f32 -1.0;
+}
+
+/// Each element rounded to this many decimals, to the even one of two that are as near. A negative
+/// number rounds to tens, hundreds and so on.
+///
+/// # Errors
+/// None that a user can cause.
+///
+/// ```
+/// # use motet::{Array, ops};
+/// let x = Array::from_slice(&[2.5f32, -1.26], [2])?;
+/// assert_eq!(ops::round(&x, 0)?.to_vec::<f32>()?, [2.0, -1.0]);
+/// assert_eq!(ops::round(&x, 1)?.to_vec::<f32>()?, [2.5, -1.3]);
+/// # Ok::<(), motet::Error>(())
+/// ```
+pub fn round(x: impl Into<Operand>, decimals: i32) -> Result<Array> {
+    let x = x.into().into_own_array()?;
+    let dtype = x.dtype();
+    if decimals == 0 || (decimals > 0 && !dtype.is_inexact()) {
+        return unary(primitive::Round, x);
+    }
+    let scale = 10f64.powi(decimals.saturating_abs());
+    let x = astype(&x, dtype.at_least_float())?;
+    let rounded = match decimals > 0 {
+        true => divide(unary(primitive::Round, multiply(x, scale)?)?, scale)?,
+        false => multiply(unary(primitive::Round, divide(x, scale)?)?, scale)?,
+    };
+    astype(&rounded, dtype)
+}
+
+/// Whether one is nonzero and the other is not.
+///
+/// # Errors
+/// Where the shapes do not broadcast together.
+///
+/// ```
+/// # use motet::{Array, ops};
+/// assert!(ops::logical_xor(2, 0)?.item::<bool>()?);
+/// # Ok::<(), motet::Error>(())
+/// ```
+pub fn logical_xor(a: impl Into<Operand>, b: impl Into<Operand>) -> Result<Array> {
+    binary_bool(bits(BitwiseOp::Xor), a, b)
+}
+
+/// [`floor_divide`] and [`remainder`] at once.
+///
+/// # Errors
+/// Where the shapes do not broadcast together, or numbers are complex.
+///
+/// ```
+/// # use motet::{Array, ops};
+/// let (quotient, remainder) = ops::divmod(-7, 2)?;
+/// assert_eq!((quotient.item::<i32>()?, remainder.item::<i32>()?), (-4, 1));
+/// # Ok::<(), motet::Error>(())
+/// ```
+pub fn divmod(a: impl Into<Operand>, b: impl Into<Operand>) -> Result<(Array, Array)> {
+    let operands = apply::promote([a.into(), b.into()])?;
+    let operands = apply::broadcast("divmod", operands)?;
+    let mut both = apply(primitive::DivMod, &operands)?;
+    let remainder = both.swap_remove(1);
+    Ok((both.swap_remove(0), remainder))
 }
