@@ -92,8 +92,12 @@ pub(crate) fn matrix_steps(layout: &Layout) -> Option<(usize, usize)> {
     if rank < 2 {
         return None;
     }
+    // Without elements no stride is taken, whatever it is.
+    if layout.shape.contains(&0) {
+        return Some((1, 1));
+    }
     let step = |axis: usize| match layout.shape[axis] {
-        0 | 1 => Some(1),
+        1 => Some(1),
         _ => usize::try_from(layout.strides[axis]).ok(),
     };
     let (row, column) = (step(rank - 2)?, step(rank - 1)?);

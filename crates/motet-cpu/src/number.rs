@@ -29,7 +29,7 @@ pub(crate) trait Number: Element {
     /// The larger; NaN if either is NaN.
     #[inline(always)]
     fn max(self, other: Self) -> Self {
-        if self.less(other) | other.is_nan() & !self.is_nan() {
+        if !self.is_nan() & (self.less(other) | other.is_nan()) {
             other
         } else {
             self
@@ -38,7 +38,7 @@ pub(crate) trait Number: Element {
     /// The smaller; NaN if either is NaN.
     #[inline(always)]
     fn min(self, other: Self) -> Self {
-        if other.less(self) | other.is_nan() & !self.is_nan() {
+        if !self.is_nan() & (other.less(self) | other.is_nan()) {
             other
         } else {
             self

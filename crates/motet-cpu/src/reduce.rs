@@ -388,7 +388,8 @@ impl<T: Number, const MAX: bool> ArgReduce<T, MAX> {
         for i in 1..len {
             let x = at(i);
             let better = if MAX { best.less(x) } else { x.less(best) };
-            if better || (x.is_nan() && !best.is_nan()) {
+            // A complex number may be less than one whose other part is NaN.
+            if !best.is_nan() && (better || x.is_nan()) {
                 (best, position) = (x, i);
             }
         }
