@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -39,6 +40,35 @@ pub fn from_row_major(spec: &Spec, bytes: &[u8]) -> Result<Tensor> {
     }
     Ok(tensor)
 }
+
+/// A tensor of the elements that `source` gives in row-major order, each `part` bytes of them turned
+/// round. Nothing is read before there is memory for everything.
+pub(crate) fn from_reader(spec: &Spec, mut source: impl Read, part: usize) -> Result<Tensor> {
+    let tensor = Tensor::allocate(spec, heap())?;
+    let expected = spec.bytes();
+    let mut chunk = vec![0; CHUNK.min(expected)];
+    for start in (0..expected).step_by(CHUNK) {
+        let chunk = &mut chunk[..CHUNK.min(expected - start)];
+        source.read_exact(chunk).map_err(|error| {
+            let message = format!("cannot read {expected} bytes of elements: {error}");
+            Error::file("npy", message)
+        })?;
+        if part > 1 {
+            chunk.chunks_exact_mut(part).for_each(<[u8]>::reverse);
+        }
+        check_bools(spec.dtype, chunk)?;
+        // SAFETY: the buffer is new, so nothing else refers to it, and has `expected` bytes, of
+        // which the chunk's end is one at most.
+        unsafe {
+            let to = tensor.buffer.as_ptr().add(start);
+            std::ptr::copy_nonoverlapping(chunk.as_ptr(), to, chunk.len());
+        }
+    }
+    Ok(tensor)
+}
+
+/// How much of a file is read at once: whole elements.
+const CHUNK: usize = 64 << 10;
 
 /// The tensor's elements in row-major order; a copy only where they do not lie so in memory.
 pub fn row_major(tensor: &Tensor) -> Cow<'_, [u8]> {

@@ -15,7 +15,8 @@ use motet_core::tensor::Tensor;
 use npyz::npz::{NpzArchive, NpzWriter};
 use npyz::{DType, WriteOptions, WriterBuilder};
 
-use crate::{NPY_NAME, Tensors, file_error, from_row_major, row_major};
+use crate::bytes::from_reader;
+use crate::{NPY_NAME, Tensors, file_error, row_major};
 
 pub(crate) fn read_npy(path: &Path) -> Result<Tensors> {
     let file = File::open(path).map_err(|error| cannot("read", path, &error))?;
@@ -114,24 +115,12 @@ fn read_array(mut source: impl Read) -> Result<Tensor> {
     let header = Header::parse(&String::from_utf8_lossy(&header))?;
 
     let spec = &header.spec;
-    let mut bytes = Vec::new();
-    let expected = spec.bytes() as u64;
-    source
-        .take(expected)
-        .read_to_end(&mut bytes)
-        .map_err(broken)?;
-    if (bytes.len() as u64) < expected {
-        let message = format!("got {} bytes of elements, expected {expected}", bytes.len());
-        return Err(Error::file("npy", message));
-    }
-    if header.big_endian != cfg!(target_endian = "big") {
-        let part = match spec.dtype {
-            Dtype::Complex64 => size_of::<f32>(),
-            dtype => dtype.size(),
-        };
-        bytes.chunks_exact_mut(part).for_each(<[u8]>::reverse);
-    }
-    let mut tensor = from_row_major(spec, &bytes)?;
+    let part = match spec.dtype {
+        _ if header.big_endian == cfg!(target_endian = "big") => 1,
+        Dtype::Complex64 => size_of::<f32>(),
+        dtype => dtype.size(),
+    };
+    let mut tensor = from_reader(spec, source, part)?;
     if header.column_major {
         tensor.layout.strides = column_major_strides(&spec.shape);
     }
