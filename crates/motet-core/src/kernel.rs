@@ -325,6 +325,30 @@ pub struct Quantization {
     pub mode: QuantizationMode,
 }
 
+impl Quantization {
+    /// MLX's defaults for a mode.
+    pub fn of(mode: QuantizationMode) -> Quantization {
+        let (group_size, bits) = match mode {
+            QuantizationMode::Affine => (64, 4),
+            QuantizationMode::Mxfp4 => (32, 4),
+            QuantizationMode::Mxfp8 => (32, 8),
+            QuantizationMode::Nvfp4 => (16, 4),
+        };
+        Quantization {
+            group_size,
+            bits,
+            mode,
+        }
+    }
+}
+
+impl Default for Quantization {
+    /// Affine, 4 bits, groups of 64.
+    fn default() -> Quantization {
+        Quantization::of(QuantizationMode::Affine)
+    }
+}
+
 /// What quantised codes and scales mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum QuantizationMode {

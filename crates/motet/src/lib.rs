@@ -38,6 +38,7 @@
 mod array_ext;
 mod export;
 pub mod fast;
+pub mod fft;
 mod function;
 pub mod linalg;
 pub mod ops;
@@ -55,6 +56,7 @@ pub use motet_core::device::{Device, DeviceType};
 pub use motet_core::dtype::{Dtype, Element};
 pub use motet_core::error::{Error, ErrorKind, Result};
 pub use motet_core::eval::{async_eval, eval};
+pub use motet_core::kernel::{Quantization, QuantizationMode};
 pub use motet_core::options::{CallOptions, CancelToken};
 pub use motet_core::shape::{Shape, Spec};
 pub use motet_core::stream::Stream;
