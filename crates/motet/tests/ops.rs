@@ -705,3 +705,30 @@ fn sizes_that_callers_choose_are_bounded() {
     assert!(ops::round(&x, i32::MIN).unwrap().eval().is_ok());
     assert!(ops::diff(&x, huge, 0).unwrap().eval().is_ok());
 }
+
+/// Padding beyond the kernel's reach takes elements away, and zeros between them: MLX takes the
+/// elements of the input instead, as many as zeros were to go.
+#[test]
+fn padding_of_transposed_convolutions_cuts_the_result() {
+    let x = Array::from_slice(&[1.0f32, 2.0, 3.0, 4.0, 5.0], [1, 5, 1]).unwrap();
+    let w = Array::from_slice(&[1.0f32, -10.0, 100.0, 3.0], [2, 2, 1]).unwrap();
+    for stride in [1, 2, 3] {
+        let convolve = |padding| {
+            let options = ops::ConvTranspose1d {
+                stride: [stride],
+                padding: [padding],
+                ..Default::default()
+            };
+            ops::conv_transpose1d(&x, &w, options).unwrap()
+        };
+        let whole = convolve(0);
+        let size = whole.shape()[1] as i32;
+        for padding in 1..=(size - 2) / 2 {
+            let cut = ops::slice(&whole, [0, padding, 0], [1, size - padding, 2], [1; 3]).unwrap();
+            let padded = convolve(padding);
+            assert_eq!(padded.shape(), cut.shape(), "{stride} {padding}");
+            let values = |x: &Array| x.to_vec::<f32>().unwrap();
+            assert_eq!(values(&padded), values(&cut), "{stride} {padding}");
+        }
+    }
+}
