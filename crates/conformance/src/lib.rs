@@ -15,3 +15,6 @@ pub mod programs;
 pub mod reference;
 pub mod suite;
 pub mod value;
+
+/// Nothing, or what is wrong.
+pub type Verdict = Result<(), String>;

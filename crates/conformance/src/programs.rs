@@ -17,6 +17,7 @@ use motet_core::pool::Pool;
 use motet_core::shape::{Shape, Spec};
 use motet_core::tensor::Tensor;
 
+use crate::Verdict;
 use crate::fill::{self, Fill};
 use crate::noise::Noise;
 use crate::reference;
@@ -91,7 +92,7 @@ impl Program {
     ///
     /// # Errors
     /// The first element that is further from the reference than rounding explains.
-    pub fn compare(&self, got: &[Tensor]) -> std::result::Result<(), String> {
+    pub fn compare(&self, got: &[Tensor]) -> Verdict {
         for (output, (got, expected)) in got.iter().zip(&self.outputs).enumerate() {
             let got = Value::of(got);
             if got.spec != expected.spec {

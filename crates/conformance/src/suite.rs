@@ -10,14 +10,12 @@ use motet_core::ops::{Primitive, Sample};
 use motet_core::shape::Spec;
 use motet_core::tensor::Tensor;
 
+use crate::Verdict;
 use crate::fill::{self, Fill};
 use crate::layouts::{Arrangement, repeated};
 use crate::modes::{self, failed, same};
 use crate::reference;
 use crate::value::Value;
-
-/// Nothing, or what is wrong.
-pub type Outcome = std::result::Result<(), String>;
 
 /// A primitive with inputs.
 #[derive(Clone)]
@@ -64,13 +62,13 @@ impl Trial {
     ///
     /// # Errors
     /// The first mode that fails, differs, or is not what the reference says.
-    pub fn check(&self, backend: &dyn Backend) -> Outcome {
+    pub fn check(&self, backend: &dyn Backend) -> Verdict {
         let stream = new_stream(backend.device()).map_err(|error| error.to_string())?;
         with_stream(&stream, || self.modes(backend)).map_err(|error| format!("{self:?}: {error}"))
     }
 
     /// Compares with the reference for inputs of these values.
-    fn refer(&self, inputs: &[Value], got: &[Tensor]) -> Outcome {
+    fn refer(&self, inputs: &[Value], got: &[Tensor]) -> Verdict {
         let got: Vec<Value> = got.iter().map(Value::of).collect();
         match reference::check(&self.primitive, inputs, &got) {
             Some(checked) => checked,
@@ -90,7 +88,7 @@ impl Trial {
         inputs: &[Tensor],
         base: &[Tensor],
         backend: &dyn Backend,
-    ) -> Outcome {
+    ) -> Verdict {
         let primitive = &self.primitive;
         // Plans have their inputs copied.
         agree(
@@ -114,7 +112,7 @@ impl Trial {
         inputs: &[Tensor],
         base: &[Tensor],
         backend: &dyn Backend,
-    ) -> Outcome {
+    ) -> Verdict {
         match modes::launched(backend, &self.primitive, inputs) {
             Ok(None) => Ok(()),
             Ok(Some(result)) => agree(how, Ok(result), base),
@@ -122,7 +120,7 @@ impl Trial {
         }
     }
 
-    fn modes(&self, backend: &dyn Backend) -> Outcome {
+    fn modes(&self, backend: &dyn Backend) -> Verdict {
         let Trial {
             primitive, inputs, ..
         } = self;
@@ -185,7 +183,7 @@ fn planned(
 }
 
 /// Whether a mode gave the same bits as others did.
-fn agree(mode: &str, result: Result<Vec<Tensor>>, base: &[Tensor]) -> Outcome {
+fn agree(mode: &str, result: Result<Vec<Tensor>>, base: &[Tensor]) -> Verdict {
     match result {
         Ok(result) if same(&result, base) => Ok(()),
         Ok(result) => Err(format!("{mode} differs: {}", difference(&result, base))),
@@ -233,7 +231,7 @@ fn difference(got: &[Tensor], expected: &[Tensor]) -> String {
 ///
 /// # Errors
 /// The first trial that fails or differs.
-pub fn check_threads(trials: &[Trial], backend: &dyn Backend) -> Outcome {
+pub fn check_threads(trials: &[Trial], backend: &dyn Backend) -> Verdict {
     for threads in [1, 8] {
         let stream = new_stream(backend.device()).map_err(|error| error.to_string())?;
         let make = |trial: &Trial| {
@@ -267,7 +265,7 @@ pub fn check_threads(trials: &[Trial], backend: &dyn Backend) -> Outcome {
                     .join()
                     .unwrap_or_else(|_| Err("a thread panicked".into()))
             });
-            results.collect::<Outcome>()
+            results.collect::<Verdict>()
         })?;
     }
     Ok(())

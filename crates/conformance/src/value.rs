@@ -7,6 +7,8 @@ use motet_core::shape::Spec;
 use motet_core::tensor::Tensor;
 use num_complex::Complex64;
 
+use crate::Verdict;
+
 /// One element.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scalar {
@@ -220,7 +222,7 @@ fn least(dtype: Dtype) -> f64 {
 ///
 /// # Errors
 /// The first element that is not as expected.
-pub fn compare(got: &Value, expected: &[Expected]) -> std::result::Result<(), String> {
+pub fn compare(got: &Value, expected: &[Expected]) -> Verdict {
     let Spec { shape, dtype } = &got.spec;
     if got.elements.len() != expected.len() {
         let (got, expected) = (got.elements.len(), expected.len());

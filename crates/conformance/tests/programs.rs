@@ -1,5 +1,6 @@
 //! Random programs give the same eager, compiled, fused, and by the reference.
 
+use conformance::Verdict;
 use conformance::modes::{planned, same};
 use conformance::programs::Program;
 use motet_core::error::Result;
@@ -8,7 +9,7 @@ use motet_core::tensor::Tensor;
 const PROGRAMS: u64 = 400;
 
 /// What is wrong with a program.
-fn check(program: &Program) -> std::result::Result<(), String> {
+fn check(program: &Program) -> Verdict {
     let run = |mode: &str, result: Result<Vec<Tensor>>| {
         let result = result.map_err(|error| format!("{mode}: {error}"))?;
         program

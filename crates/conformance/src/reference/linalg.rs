@@ -3,10 +3,11 @@
 use num_complex::Complex64;
 
 use super::matmul::{Matrices, dot};
+use crate::Verdict;
 use crate::value::{Value, tolerance};
 
 /// Whether `u * diag(s) * vt` is `x`, with orthogonal factors and descending singular values.
-pub(super) fn svd(x: &Value, got: &[Value]) -> Result<(), String> {
+pub(super) fn svd(x: &Value, got: &[Value]) -> Verdict {
     let a = Matrices::of(x);
     let count = a.rows.min(a.columns);
     let batches = x.elements.len() / (a.rows * a.columns).max(1);
@@ -48,7 +49,7 @@ pub(super) fn svd(x: &Value, got: &[Value]) -> Result<(), String> {
 }
 
 /// Whether the rows of a matrix are of length one and at right angles.
-fn orthogonal(m: &Matrices, batch: usize, x: &Value) -> Result<(), String> {
+fn orthogonal(m: &Matrices, batch: usize, x: &Value) -> Verdict {
     for i in 0..m.rows {
         for j in 0..m.rows {
             let terms = (0..m.columns).map(|k| (m.at(batch, i, k), m.at(batch, j, k).conj()));
@@ -61,7 +62,7 @@ fn orthogonal(m: &Matrices, batch: usize, x: &Value) -> Result<(), String> {
 }
 
 /// Sums over a few rows lose a few digits.
-fn near(what: &str, x: &Value, got: f64, wanted: f64, scale: f64) -> Result<(), String> {
+fn near(what: &str, x: &Value, got: f64, wanted: f64, scale: f64) -> Verdict {
     let bound = 10.0 * tolerance(x.spec.dtype) * scale;
     match (got - wanted).abs() <= bound {
         true => Ok(()),

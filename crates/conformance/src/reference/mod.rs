@@ -5,6 +5,7 @@ use motet_core::kernel::Kernel;
 use motet_core::ops::{Lowered, Primitive};
 use motet_core::shape::Spec;
 
+use crate::Verdict;
 use crate::value::{Expected, Value, compare};
 
 mod elementwise;
@@ -21,7 +22,7 @@ pub const ELSEWHERE: &[(&str, &str)] = &[];
 
 /// What is wrong with the outputs that a primitive gave for inputs; `None` where the reference does
 /// not know the primitive.
-pub fn check(primitive: &Primitive, inputs: &[Value], got: &[Value]) -> Option<Result<(), String>> {
+pub fn check(primitive: &Primitive, inputs: &[Value], got: &[Value]) -> Option<Verdict> {
     Some(match outcome(primitive, inputs, &specs(got))? {
         Outcome::Elements(expected) => compare_all(got, &expected),
         Outcome::Property(check) => check(got),
@@ -67,7 +68,7 @@ fn outcome<'a>(
 ///
 /// # Errors
 /// The first element that is not as expected.
-pub fn compare_all(got: &[Value], expected: &[Vec<Expected>]) -> Result<(), String> {
+pub fn compare_all(got: &[Value], expected: &[Vec<Expected>]) -> Verdict {
     if got.len() != expected.len() {
         return Err(format!(
             "got {} outputs, expected {}",
@@ -81,12 +82,15 @@ pub fn compare_all(got: &[Value], expected: &[Vec<Expected>]) -> Result<(), Stri
     })
 }
 
+/// What is wrong with outputs.
+type Property<'a> = Box<dyn Fn(&[Value]) -> Verdict + 'a>;
+
 /// What the reference knows of an outcome.
 enum Outcome<'a> {
     /// The elements of each output.
     Elements(Vec<Vec<Expected>>),
     /// What the outputs have to fulfil, where many are right.
-    Property(Box<dyn Fn(&[Value]) -> Result<(), String> + 'a>),
+    Property(Property<'a>),
 }
 
 fn kernel_class<'a>(kernel: &Kernel, inputs: &'a [Value], outputs: &[Spec]) -> Option<Outcome<'a>> {
