@@ -1,10 +1,13 @@
 //! The modes in which a primitive runs. In all of them it has to give the same bits.
 
+use std::sync::Arc;
+
 use motet::{Array, ops};
 use motet_core::backend::{Backend, Launch, Location};
 use motet_core::compile::plan::Plan;
 use motet_core::dtype::Dtype;
-use motet_core::error::{Error, Result};
+use motet_core::error::{Error, ErrorKind, Result};
+use motet_core::export::reader::ExportedFile;
 use motet_core::graph::{Graph, Node};
 use motet_core::memory::heap;
 use motet_core::ops::{Lowered, Primitive};
@@ -79,6 +82,22 @@ pub fn planned(graph: &Graph, inputs: &[Tensor], fuse: bool) -> Result<Vec<Tenso
     let specs: Vec<Spec> = inputs.iter().map(Tensor::spec).collect();
     let plan = Plan::build(graph, &specs, fuse)?;
     plan.call(inputs, Pool::global(), &mut || Ok(()))
+}
+
+/// A graph written to a file and read again; `None` where MLX cannot store a primitive of it.
+///
+/// # Errors
+/// Where what is written cannot be read.
+pub fn exported(graph: Graph) -> Result<Option<Arc<Graph>>> {
+    let mut file = ExportedFile::new(graph.shapeless, "");
+    file.functions.push(Arc::new(graph));
+    let mut bytes = Vec::new();
+    match file.write(&mut bytes) {
+        Err(error) if error.kind() == ErrorKind::Unsupported => return Ok(None),
+        written => written?,
+    }
+    let again = ExportedFile::parse(bytes, "exported")?;
+    Ok(again.functions.into_iter().next())
 }
 
 /// The primitive's kernel launched on a backend, with inputs in the layouts that they have; `None`

@@ -25,6 +25,8 @@ use crate::value::{Scalar, Value, tolerance};
 
 /// A random program.
 pub struct Program {
+    /// What it was made from.
+    pub seed: u64,
     /// What it computes. No constants are views, so it can be exported.
     pub graph: Graph,
     /// Its inputs.
@@ -69,7 +71,7 @@ impl Program {
                 builder.operation();
             }
         }
-        builder.finish()
+        builder.finish(seed)
     }
 
     /// The tensors of the inputs.
@@ -211,7 +213,7 @@ impl Builder {
         id
     }
 
-    fn finish(mut self) -> Program {
+    fn finish(mut self, seed: u64) -> Program {
         let ends = (0..self.values.len()).filter(|&id| !self.used[id]);
         self.graph.outputs = ends.collect();
         let outputs = self
@@ -223,6 +225,7 @@ impl Builder {
         let made = self.graph.nodes.iter().flat_map(|node| &node.outputs);
         let rounding: f64 = made.map(|&id| tolerance(self.values[id].spec.dtype)).sum();
         Program {
+            seed,
             graph: self.graph,
             inputs: self.inputs,
             outputs,

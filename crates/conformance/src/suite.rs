@@ -96,6 +96,12 @@ impl Trial {
             planned(primitive, inputs, false, true),
             base,
         )?;
+        self.exported(
+            &format!("exported with constants {how}"),
+            inputs,
+            true,
+            base,
+        )?;
         let eager = modes::eager(primitive, inputs).map_err(|error| failed(how, &error))?;
         self.launched(&format!("launched {how}"), inputs, &eager, backend)?;
         if in_order(primitive, &eager) {
@@ -120,6 +126,19 @@ impl Trial {
         }
     }
 
+    /// As a function that was written to a file and read again.
+    fn exported(&self, how: &str, inputs: &[Tensor], constants: bool, base: &[Tensor]) -> Verdict {
+        let graph = modes::graph(&self.primitive, inputs, constants);
+        match graph.and_then(modes::exported) {
+            Ok(None) => Ok(()),
+            Ok(Some(graph)) => {
+                let inputs = if constants { &[] } else { inputs };
+                agree(how, modes::planned(&graph, inputs, true), base)
+            }
+            Err(error) => Err(failed(how, &error)),
+        }
+    }
+
     fn modes(&self, backend: &dyn Backend) -> Verdict {
         let Trial {
             primitive, inputs, ..
@@ -138,6 +157,7 @@ impl Trial {
             &base,
         )?;
         self.launched("launched", inputs, &base, backend)?;
+        self.exported("exported", inputs, false, &base)?;
         for arrangement in Arrangement::ALL {
             let arranged = inputs.iter().map(|input| arrangement.apply(input));
             let arranged: Vec<Tensor> = arranged

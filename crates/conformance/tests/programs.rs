@@ -1,7 +1,7 @@
 //! Random programs give the same eager, compiled, fused, and by the reference.
 
 use conformance::Verdict;
-use conformance::modes::{planned, same};
+use conformance::modes::{exported, planned, same};
 use conformance::programs::Program;
 use motet_core::error::Result;
 use motet_core::tensor::Tensor;
@@ -23,6 +23,13 @@ fn check(program: &Program) -> Verdict {
     let fused = run("fused", planned(&program.graph, &inputs, true))?;
     if !same(&eager, &compiled) {
         return Err("compiled differs from eager".into());
+    }
+    let again = exported(Program::new(program.seed).graph).map_err(|error| error.to_string())?;
+    if let Some(again) = again {
+        let again = run("exported", planned(&again, &inputs, true))?;
+        if !same(&again, &fused) {
+            return Err("exported differs from fused".into());
+        }
     }
     // Inside of a fused group halves are not rounded.
     let halves = program.graph.values.iter().any(|spec| spec.dtype.is_half());

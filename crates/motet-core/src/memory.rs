@@ -149,6 +149,18 @@ impl Heap {
         })
     }
 
+    /// Refuses sizes that could not be allocated even if nothing else were in use. What is made in
+    /// proportion to a shape that a file has chosen asks first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Memory`] where `len` is over the limit.
+    pub fn check(&self, len: usize) -> Result<()> {
+        match len <= self.limit.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => Err(self.too_large(len, "that is over the limit")),
+        }
+    }
+
     /// Bytes in buffers that are in use.
     pub fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
@@ -325,6 +337,11 @@ mod tests {
         let error = heap.allocate(1 << 16).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Memory);
         assert!(heap.allocate(usize::MAX).is_err());
+        assert!(heap.check(1 << 16).is_ok());
+        assert_eq!(
+            heap.check((1 << 16) + 1).unwrap_err().kind(),
+            ErrorKind::Memory
+        );
         assert_eq!(heap.active(), kept.len());
     }
 }

@@ -108,6 +108,14 @@ impl Plan {
         let writes =
             |kernel: &PlacedKernel| kernel.outputs.iter().any(|p| p.layout.shape.size() > 0);
         placed.kernels.retain(writes);
+        let fits = |bytes: usize| {
+            let checked = heap().check(bytes);
+            checked.map_err(|error| error.context("plan", "the plan needs too much memory"))
+        };
+        placed
+            .temporaries
+            .iter()
+            .try_for_each(|&bytes| fits(bytes))?;
         let prepared: Vec<Box<dyn backend::Step>> = placed
             .kernels
             .iter()
@@ -133,6 +141,7 @@ impl Plan {
             last: step,
         }));
         let memory = plan_memory(&requests)?;
+        fits(memory.bytes)?;
         let (temporaries, scratch) = memory.offsets.split_at(placed.temporaries.len());
 
         let argument = |place: &Place| {

@@ -8,7 +8,7 @@ use crate::compile::ir::{Ir, Kind, Step, Value};
 use crate::shape::Spec;
 use crate::tensor::Tensor;
 
-/// The largest result that is computed ahead.
+/// The largest result that is computed ahead, and the most elements that are read for one.
 const LARGEST: usize = 16 << 20;
 /// How much larger than what it is made of a result may be: a plan must not blow up a file.
 const GROWTH: usize = 4;
@@ -50,7 +50,10 @@ fn pays(inputs: &[Tensor], outputs: &[Spec]) -> bool {
         .fold(0, usize::saturating_add);
     // What a broadcast covers in memory counts, not what it stands for.
     let source = inputs.iter().map(footprint).fold(0, usize::saturating_add);
-    result <= LARGEST && result <= source.saturating_mul(GROWTH).max(SMALL)
+    // A sum of what a broadcast stands for would keep a small file busy for hours.
+    let read = inputs.iter().map(|input| input.layout.shape.size());
+    let read = read.fold(0, usize::saturating_add);
+    read <= LARGEST && result <= LARGEST && result <= source.saturating_mul(GROWTH).max(SMALL)
 }
 
 fn footprint(tensor: &Tensor) -> usize {
