@@ -87,6 +87,7 @@ pub fn inputs(primitive: &Primitive, specs: &[Spec], outputs: &[Spec], fill: Fil
             Role::Bits => Scalar::Int(noise.bits().into()).to(spec.dtype),
             Role::Exponent => Scalar::Int(120 + noise.below(16) as i128),
             Role::Eighth => Scalar::Int(noise.below(0x7F) as i128),
+            Role::Positive => Scalar::Float(1.5 + noise.unit()),
             Role::Amount => {
                 let bits = 8 * spec.dtype.size() as i128;
                 let amount = noise.below(bits as usize + 3) as i128 - 1;
@@ -116,6 +117,8 @@ enum Role {
     Exponent,
     /// A scale that is an 8-bit float.
     Eighth,
+    /// A positive number.
+    Positive,
     /// How far to shift.
     Amount,
 }
@@ -151,6 +154,7 @@ fn role(kernel: &Kernel, index: usize, specs: &[Spec]) -> Role {
                 block: 1,
             }
         }
+        (Kernel::Rope(_), _) if index == 2 => Role::Positive,
         (Kernel::Dequantize(q), _) => packed(&q.mode, index),
         (Kernel::QuantizedMatmul { quantization, .. }, _) if index > 0 => {
             packed(&quantization.mode, index - 1)

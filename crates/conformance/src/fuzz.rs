@@ -194,11 +194,23 @@ fn accepted(primitive: &Primitive, inputs: &[Spec], outputs: &[Spec], fill: u8) 
             assert_inside(&layout, offset, &inputs[*input]);
         }
     }
-    let sizes: Vec<usize> = inputs
-        .iter()
-        .chain(outputs)
-        .map(|spec| spec.shape.size())
-        .collect();
+    if outputs.iter().any(|spec| spec.bytes() > MEMORY) {
+        return;
+    }
+    if let Lowered::Kernel(kernel) = &lowered {
+        let layouts = |specs: &[Spec]| specs.iter().map(Spec::layout).collect::<Vec<Layout>>();
+        let mut inputs = layouts(inputs);
+        if let Kernel::Elementwise(program) = kernel {
+            inputs.truncate(program.inputs.len());
+        }
+        if outputs.iter().any(|spec| spec.shape.size() > 0) {
+            for backend in BACKENDS {
+                sane(backend.prepare(kernel, &inputs, &layouts(outputs)));
+            }
+        }
+    }
+    let specs = inputs.iter().chain(outputs);
+    let sizes: Vec<usize> = specs.map(|spec| spec.shape.size()).collect();
     if inputs.iter().any(|spec| spec.bytes() > MEMORY) || !is_quick_work(&sizes) {
         return;
     }

@@ -31,6 +31,20 @@ fn setting(name: &str) -> Option<u64> {
         .map(|text| text.parse().expect("a number"))
 }
 
+/// The coverage-guided targets run the same bodies.
+#[test]
+fn targets_are_those_of_cargo_fuzz() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/fuzz_targets");
+    assert_eq!(std::fs::read_dir(folder).unwrap().count(), TARGETS.len());
+    for (name, _) in TARGETS {
+        let source = std::fs::read_to_string(format!("{folder}/{name}.rs")).unwrap();
+        assert!(
+            source.contains(&format!("conformance::fuzz::{name}(bytes)")),
+            "{name}"
+        );
+    }
+}
+
 /// One test: the memory of all threads is counted together.
 #[test]
 fn targets_survive_the_corpus_and_its_changes() {

@@ -74,7 +74,7 @@ fn refused(primitive: impl Into<Primitive>, inputs: &[Spec], outputs: &[Spec]) {
         .expect(name);
     assert_eq!(error.kind(), ErrorKind::File, "{error}");
     let text = error.to_string();
-    for part in ["hostile.mlxfn", "tape entry 0", name] {
+    for part in ["hostile.mlxfn", "tape entry", name] {
         assert!(text.contains(part), "{text} does not say {part}");
     }
 }
@@ -615,11 +615,11 @@ fn long_chains() {
         }
         let mut array = Array::from_tensor(x[0].clone());
         for _ in 0..LENGTH {
-            array = motet::ops::apply(Negative.into(), &[array])
+            array = motet::ops::apply(Negative, &[array])
                 .unwrap()
                 .remove(0);
         }
-        let unevaluated = motet::ops::apply(Negative.into(), &[array.clone()]).unwrap();
+        let unevaluated = motet::ops::apply(Negative, &[array.clone()]).unwrap();
         assert_eq!(array.to_vec::<f32>().unwrap(), [1.0, -2.0]);
         drop(unevaluated);
     };

@@ -15,6 +15,15 @@ enum Task {
     /// where the Python environment in target/python cannot be made, which needs Python 3 and, the
     /// first time, the network.
     Mlx,
+    /// Change the fuzz corpus, and read it, for longer than the tests do.
+    Fuzz {
+        /// How long.
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        /// Which changes.
+        #[arg(long, default_value_t = 2)]
+        seed: u64,
+    },
     /// Run the model checker's models of the concurrent modules.
     Models {
         /// The most preemptions in an interleaving.
@@ -28,6 +37,7 @@ fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Real => real(root),
         Task::Mlx => mlx(root),
+        Task::Fuzz { seconds, seed } => fuzz(root, seconds, seed),
         Task::Models { preemptions } => models(root, preemptions),
     };
     match done {
@@ -92,6 +102,15 @@ fn python(root: &Path) -> Result<PathBuf, String> {
 fn pip(python: &Path, packages: &[&str]) -> Result<(), String> {
     let mut pip = Command::new(python);
     run(pip.args(["-m", "pip", "install", "--quiet"]).args(packages))
+}
+
+/// In the test profile, where overflowing arithmetic panics.
+fn fuzz(root: &Path, seconds: u64, seed: u64) -> Result<(), String> {
+    run(cargo(root)
+        .args(["test", "--package", "conformance", "--test", "fuzz"])
+        .args(["--", "--nocapture"])
+        .env("MOTET_FUZZ_SECONDS", seconds.to_string())
+        .env("MOTET_FUZZ_SEED", seed.to_string()))
 }
 
 fn models(root: &Path, preemptions: usize) -> Result<(), String> {

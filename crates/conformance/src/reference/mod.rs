@@ -9,6 +9,7 @@ use crate::Verdict;
 use crate::value::{Expected, Value, compare};
 
 mod elementwise;
+mod fast;
 mod indexing;
 mod linalg;
 mod matmul;
@@ -115,6 +116,25 @@ fn kernel_class<'a>(kernel: &Kernel, inputs: &'a [Value], outputs: &[Spec]) -> O
         Kernel::Sort { axis, indices } => reduce::sort(&inputs[0], output, *axis, *indices),
         Kernel::Softmax => reduce::softmax(&inputs[0]),
         Kernel::LogSumExp => reduce::log_sum_exp(&inputs[0]),
+        Kernel::Norm { eps, center } => fast::norm(inputs, *eps, *center),
+        Kernel::NormVjp { eps, center } => {
+            return Some(Outcome::Elements(fast::norm_vjp(inputs, *eps, *center)));
+        }
+        Kernel::Rope(rope) => fast::rope(inputs, output, rope),
+        &Kernel::Attention {
+            scale,
+            causal,
+            mask,
+            sinks,
+        } => {
+            let attention = fast::Attention {
+                scale,
+                causal,
+                mask,
+                sinks,
+            };
+            fast::attention(inputs, output, &attention)
+        }
         Kernel::Matmul { alpha, beta } => matmul::matmul(inputs, output, *alpha, *beta),
         Kernel::QuantizedMatmul {
             quantization,
