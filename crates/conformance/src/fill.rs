@@ -4,7 +4,7 @@ use motet_core::dtype::Dtype;
 use motet_core::kernel::{Kernel, QuantizationMode};
 use motet_core::ops::{Lowered, Primitive};
 use motet_core::program::{Binary, Instruction, Program};
-use motet_core::shape::Spec;
+use motet_core::shape::{Shape, Spec};
 use num_complex::Complex64;
 
 use crate::noise::Noise;
@@ -74,12 +74,12 @@ pub fn inputs(primitive: &Primitive, specs: &[Spec], outputs: &[Spec], fill: Fil
     };
     let mut noise = Noise::new(specs.len() as u64 + 1);
     let input = |(index, spec): (usize, &Spec)| {
-        let role = kernel
-            .as_ref()
-            .map_or(Role::Number, |kernel| role(kernel, index, specs));
-        let element = |_| match role {
+        let role = kernel.as_ref().map_or(Role::Number, |kernel| {
+            role(kernel, index, specs, &outputs[0].shape)
+        });
+        let element = |at: usize| match &role {
             Role::Number => number(&mut noise, spec.dtype, fill),
-            Role::Index { dim, block } => {
+            &Role::Index { dim, block, .. } => {
                 let index = noise.below(dim + 1 - block) as i128;
                 let negative = block == 1 && !spec.dtype.is_unsigned() && noise.once_in(3);
                 Scalar::Int(if negative { index - dim as i128 } else { index })
@@ -87,6 +87,8 @@ pub fn inputs(primitive: &Primitive, specs: &[Spec], outputs: &[Spec], fill: Fil
             Role::Bits => Scalar::Int(noise.bits().into()).to(spec.dtype),
             Role::Exponent => Scalar::Int(120 + noise.below(16) as i128),
             Role::Eighth => Scalar::Int(noise.below(0x7F) as i128),
+            Role::Starts(room) => Scalar::Int(noise.below(room[at] + 1) as i128),
+            Role::Ascending => Scalar::Int(at as i128 / 2).to(spec.dtype),
             Role::Positive => Scalar::Float(1.5 + noise.unit()),
             Role::Amount => {
                 let bits = 8 * spec.dtype.size() as i128;
@@ -119,11 +121,15 @@ enum Role {
     Eighth,
     /// A positive number.
     Positive,
+    /// Where a block starts, for each axis up to here.
+    Starts(Vec<usize>),
+    /// Numbers in ascending order.
+    Ascending,
     /// How far to shift.
     Amount,
 }
 
-fn role(kernel: &Kernel, index: usize, specs: &[Spec]) -> Role {
+fn role(kernel: &Kernel, index: usize, specs: &[Spec], block: &Shape) -> Role {
     let packed = |mode: &QuantizationMode, array: usize| match (array, mode) {
         (0, _) => Role::Bits,
         (1, QuantizationMode::Affine) | (2, _) => Role::Number,
@@ -154,6 +160,28 @@ fn role(kernel: &Kernel, index: usize, specs: &[Spec]) -> Role {
                 block: 1,
             }
         }
+        (Kernel::GatherMatmul, Some(_)) if index > 1 => Role::Index {
+            dim: batch(&specs[index - 2]),
+            block: 1,
+        },
+        (Kernel::GatherQuantizedMatmul { .. }, _) if index + 2 >= specs.len() => {
+            let operand = &specs[index + 2 - specs.len()];
+            Role::Index {
+                dim: batch(operand),
+                block: 1,
+            }
+        }
+        (Kernel::GatherQuantizedMatmul { quantization, .. }, _) if index > 0 => {
+            packed(&quantization.mode, index - 1)
+        }
+        (Kernel::DynamicSlice { axes }, Some(x)) if index == 1 => {
+            Role::Starts(room(x, block, axes))
+        }
+        (Kernel::DynamicSliceUpdate { axes }, Some(x)) if index == 2 => {
+            Role::Starts(room(x, &specs[1].shape, axes))
+        }
+        (Kernel::RandomBits, _) => Role::Bits,
+        (Kernel::SearchSorted { .. }, _) if index == 0 => Role::Ascending,
         (Kernel::Rope(_), _) if index == 2 => Role::Positive,
         (Kernel::Dequantize(q), _) => packed(&q.mode, index),
         (Kernel::QuantizedMatmul { quantization, .. }, _) if index > 0 => {
@@ -162,6 +190,16 @@ fn role(kernel: &Kernel, index: usize, specs: &[Spec]) -> Role {
         (Kernel::Elementwise(program), _) if index == 1 && shifts(program) => Role::Amount,
         _ => Role::Number,
     }
+}
+
+/// The number of matrices of an input.
+fn batch(spec: &Spec) -> usize {
+    spec.shape.iter().rev().skip(2).product()
+}
+
+/// How far blocks can start from the origin, for each axis.
+fn room(x: &Shape, block: &Shape, axes: &[usize]) -> Vec<usize> {
+    axes.iter().map(|&axis| x[axis] - block[axis]).collect()
 }
 
 fn shifts(program: &Program) -> bool {

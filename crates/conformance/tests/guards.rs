@@ -615,9 +615,7 @@ fn long_chains() {
         }
         let mut array = Array::from_tensor(x[0].clone());
         for _ in 0..LENGTH {
-            array = motet::ops::apply(Negative, &[array])
-                .unwrap()
-                .remove(0);
+            array = motet::ops::apply(Negative, &[array]).unwrap().remove(0);
         }
         let unevaluated = motet::ops::apply(Negative, &[array.clone()]).unwrap();
         assert_eq!(array.to_vec::<f32>().unwrap(), [1.0, -2.0]);

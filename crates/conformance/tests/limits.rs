@@ -48,9 +48,7 @@ fn eager_calls_plans_and_builds_keep_to_the_limit() {
         error.kind()
     };
 
-    let exp = ops::apply(Exp, std::slice::from_ref(&x))
-        .unwrap()
-        .remove(0);
+    let exp = ops::apply(Exp, std::slice::from_ref(&x)).unwrap().remove(0);
     assert_eq!(exp.eval().map_err(kind), Err(ErrorKind::Memory));
     let one = graph(&Exp.into(), &input, false).unwrap();
     let build = |graph: &Graph| Plan::build(graph, &specs, true);
@@ -87,9 +85,7 @@ fn eager_calls_plans_and_builds_keep_to_the_limit() {
     memory::set_limit(old);
     assert_eq!(call(&plan).unwrap().len(), 1);
     assert_eq!(
-        ops::apply(Exp, &[x]).unwrap()[0]
-            .to_vec::<f32>()
-            .unwrap(),
+        ops::apply(Exp, &[x]).unwrap()[0].to_vec::<f32>().unwrap(),
         [1.0; N * N]
     );
     drop(plan);

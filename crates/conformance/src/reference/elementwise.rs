@@ -289,7 +289,8 @@ fn complex_pair(op: Binary, a: Complex64, b: Complex64) -> Scalar {
         Binary::Add => a + b,
         Binary::Sub => a - b,
         Binary::Mul => a * b,
-        Binary::Div => a / b,
+        // MLX has no floor of a complex number.
+        Binary::Div | Binary::FloorDiv => a / b,
         // Powers of zero MLX makes from its logarithm.
         Binary::Pow if a == Complex64::ZERO => return Scalar::Any,
         Binary::Pow => a.powc(b),

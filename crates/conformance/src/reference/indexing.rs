@@ -174,3 +174,52 @@ pub(super) fn slice_update(
     }
     updated.elements
 }
+
+/// Where a block starts that a position for each of `axes` says.
+fn position(x: &Spec, axes: &[usize], start: &Value, block: &[usize]) -> Vec<usize> {
+    let mut position = vec![0; x.shape.len()];
+    for (&axis, index) in axes.iter().zip(&start.elements) {
+        position[axis] = from_end(*index, x.shape[axis]);
+        assert!(
+            position[axis] + block[axis] <= x.shape[axis],
+            "samples are in range"
+        );
+    }
+    position
+}
+
+pub(super) fn dynamic_slice(inputs: &[Value], output: &Spec, axes: &[usize]) -> Vec<Expected> {
+    let x = &inputs[0];
+    let start = position(&x.spec, axes, &inputs[1], &output.shape);
+    let element =
+        |place: Vec<usize>| x.elements[number(&x.spec.shape, &add(&start, &place))].into();
+    places(&output.shape).map(element).collect()
+}
+
+pub(super) fn dynamic_slice_update(inputs: &[Value], axes: &[usize]) -> Vec<Expected> {
+    let (x, update) = (&inputs[0], &inputs[1]);
+    let start = position(&x.spec, axes, &inputs[2], &update.spec.shape);
+    let mut updated = Updated::new(x, Update::Set);
+    for (place, &element) in places(&update.spec.shape).zip(&update.elements) {
+        updated.update(&add(&start, &place), element);
+    }
+    updated.elements
+}
+
+pub(super) fn masked_scatter(inputs: &[Value]) -> Vec<Expected> {
+    let (x, mask, source) = (&inputs[0], &inputs[1], &inputs[2]);
+    let batches = x.spec.shape[0].max(1);
+    let (size, given) = (x.elements.len() / batches, source.elements.len() / batches);
+    let mut used = 0;
+    let element = |at: usize| {
+        if at.is_multiple_of(size) {
+            used = 0;
+        }
+        if mask.elements[at] == Scalar::Int(0) {
+            return x.elements[at].into();
+        }
+        used += 1;
+        source.elements[at / size * given + used - 1].into()
+    };
+    (0..x.elements.len()).map(element).collect()
+}

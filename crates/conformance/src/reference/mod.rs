@@ -146,6 +146,22 @@ fn kernel_class<'a>(kernel: &Kernel, inputs: &'a [Value], outputs: &[Spec]) -> O
         }
         Kernel::Dequantize(quantization) => quantized::dequantize(inputs, *quantization),
         Kernel::Convolution(parameters) => transform::convolution(inputs, output, parameters),
+        Kernel::GatherMatmul => matmul::gathered(inputs, output),
+        Kernel::GatherQuantizedMatmul {
+            quantization,
+            transpose,
+        } => quantized::gathered(inputs, output, *quantization, *transpose),
+        Kernel::BlockMaskedMatmul { block_size } => {
+            matmul::block_masked(inputs, output, *block_size)
+        }
+        Kernel::DynamicSlice { axes } => indexing::dynamic_slice(inputs, output, axes),
+        Kernel::DynamicSliceUpdate { axes } => indexing::dynamic_slice_update(inputs, axes),
+        Kernel::MaskedScatter => indexing::masked_scatter(inputs),
+        Kernel::SearchSorted { right } => reduce::search_sorted(inputs, *right),
+        Kernel::Hadamard { scale } => {
+            return Some(transform::hadamard(&inputs[0], *scale));
+        }
+        Kernel::RandomBits => transform::random_bits(&inputs[0], output),
         Kernel::Gather { axes, slice_sizes } => indexing::gather(inputs, output, axes, slice_sizes),
         Kernel::GatherAxis { axis } => indexing::gather_axis(inputs, output, *axis),
         Kernel::Scatter { op, axes } => indexing::scatter(inputs, *op, axes),

@@ -79,42 +79,86 @@ pub(super) fn matmul(
     q: Quantization,
     transpose: bool,
 ) -> Vec<Expected> {
-    let (x, arrays) = (&inputs[0], &inputs[1..]);
-    let w = dequantize(arrays, q);
-    let w_shape = &arrays[0].spec.shape;
-    let columns = w_shape[w_shape.len() - 1] * 32 / q.bits;
-    let rows = w_shape[w_shape.len() - 2];
-    let (k, n) = if transpose {
-        (columns, rows)
-    } else {
-        (rows, columns)
-    };
-    let x_rows = x.elements.len() / k.max(1);
-    let matrices = w.len() / (rows * columns).max(1);
+    let (x, w) = (&inputs[0], Packed::new(&inputs[1..], q, transpose));
+    let x_rows = x.elements.len() / w.k.max(1);
+    // One matrix is for all rows of x.
+    let rows_of_a_matrix = x_rows.div_ceil(w.matrices.max(1)).max(1);
     let element = |number: usize| {
-        let (row, column) = (number / n, number % n);
-        let matrix = row / x_rows.div_ceil(matrices.max(1)).max(1);
-        let at = |k: usize| {
-            let (row, column) = if transpose { (column, k) } else { (k, column) };
-            w[(matrix * rows + row) * columns + column]
-        };
-        let terms = (0..k).map(|k| {
-            (
-                x.elements[row * k_of(x) + k].complex(),
-                at(k).value.complex(),
-            )
-        });
-        let (sum, scale) = dot(terms);
-        // Values are a difference of a product and a bias.
-        let most = (0..k).map(|k| at(k).scale).fold(0.0, f64::max);
-        let size = x.elements.iter().map(|e| e.abs()).fold(0.0, f64::max);
-        let scale = scale.max(most * size);
-        Expected {
-            value: Scalar::Float(sum.re),
-            scale,
-        }
+        let (row, column) = (number / w.n, number % w.n);
+        w.product(x, row, row / rows_of_a_matrix, column)
     };
     (0..output.shape.size()).map(element).collect()
+}
+
+/// Inputs x, the arrays of w, and the indices of the matrices of each.
+pub(super) fn gathered(
+    inputs: &[Value],
+    output: &Spec,
+    q: Quantization,
+    transpose: bool,
+) -> Vec<Expected> {
+    let (inputs, indices) = inputs.split_at(inputs.len() - 2);
+    let (x, w) = (&inputs[0], Packed::new(&inputs[1..], q, transpose));
+    let m = x.spec.shape[x.spec.shape.len() - 2];
+    let pick = |side: &Value, at: usize| side.elements[at].int() as usize;
+    let element = |number: usize| {
+        let (at, row, column) = (number / w.n / m, number / w.n % m, number % w.n);
+        let row = pick(&indices[0], at) * m + row;
+        w.product(x, row, pick(&indices[1], at), column)
+    };
+    (0..output.shape.size()).map(element).collect()
+}
+
+/// Packed matrices of K rows and N columns, transposed where they are to be.
+struct Packed {
+    values: Vec<Expected>,
+    matrices: usize,
+    k: usize,
+    n: usize,
+    transpose: bool,
+}
+
+impl Packed {
+    fn new(arrays: &[Value], q: Quantization, transpose: bool) -> Packed {
+        let values = dequantize(arrays, q);
+        let shape = &arrays[0].spec.shape;
+        let columns = shape[shape.len() - 1] * 32 / q.bits;
+        let rows = shape[shape.len() - 2];
+        let (k, n) = if transpose {
+            (columns, rows)
+        } else {
+            (rows, columns)
+        };
+        let matrices = values.len() / (rows * columns).max(1);
+        Packed {
+            values,
+            matrices,
+            k,
+            n,
+            transpose,
+        }
+    }
+
+    /// A row of x times a column.
+    fn product(&self, x: &Value, row: usize, matrix: usize, column: usize) -> Expected {
+        let at = |k: usize| {
+            let place = if self.transpose {
+                column * self.k + k
+            } else {
+                k * self.n + column
+            };
+            self.values[matrix * self.k * self.n + place]
+        };
+        let x = |k: usize| x.elements[row * self.k + k].complex();
+        let (sum, scale) = dot((0..self.k).map(|k| (x(k), at(k).value.complex())));
+        // Values are a difference of a product and a bias.
+        let parts: f64 = (0..self.k).map(|k| x(k).norm() * at(k).scale).sum();
+        let value = Scalar::Float(sum.re);
+        Expected {
+            value,
+            scale: scale.max(parts),
+        }
+    }
 }
 
 fn k_of(x: &Value) -> usize {

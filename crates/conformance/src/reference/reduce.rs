@@ -234,3 +234,17 @@ pub(super) fn log_sum_exp(x: &Value) -> Vec<Expected> {
     };
     rows(x).map(row).collect()
 }
+
+pub(super) fn search_sorted(inputs: &[Value], right: bool) -> Vec<Expected> {
+    let (sorted, values) = (&inputs[0].elements, &inputs[1].elements);
+    let before = |&value: &Scalar| {
+        let comes_before = |&&element: &&Scalar| match order(element, value) {
+            Ordering::Less => true,
+            Ordering::Equal => right,
+            Ordering::Greater => false,
+        };
+        let count = sorted.iter().filter(comes_before).count();
+        Scalar::Int(count as i128).into()
+    };
+    values.iter().map(before).collect()
+}

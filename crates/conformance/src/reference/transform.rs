@@ -7,8 +7,8 @@ use num_complex::Complex64;
 
 use super::matmul::dot;
 use super::reduce::float;
-use super::{number, places};
-use crate::value::{Expected, Scalar, Value};
+use super::{Outcome, number, places};
+use crate::value::{Expected, Scalar, Value, tolerance};
 
 /// Adds up in the output's dtype, as the file format says.
 pub(super) fn arange(output: &Spec, start: f64, next: f64) -> Vec<Expected> {
@@ -141,4 +141,99 @@ fn transform(values: &[Complex64], shape: &Shape, axis: usize, inverse: bool) ->
         (0..n).map(term).sum()
     };
     places(shape).map(element).collect()
+}
+
+/// Threefry, twenty rounds, of two words.
+pub(super) fn random_bits(keys: &Value, output: &Spec) -> Vec<Expected> {
+    let mut elements = Vec::new();
+    let width = output.dtype.size();
+    let count = output.shape.size() / (keys.elements.len() / 2).max(1);
+    for key in keys.elements.chunks(2) {
+        let key = [key[0].int() as u32, key[1].int() as u32];
+        let words = (count * width).div_ceil(4);
+        let (half, odd) = (words / 2, words % 2);
+        let mut bits = vec![0; words];
+        for j in 0..half {
+            let pair = threefry(key, [j as u32, (half + odd + j) as u32]);
+            [bits[j], bits[half + odd + j]] = pair;
+        }
+        if odd == 1 {
+            bits[half] = threefry(key, [half as u32, 0])[0];
+        }
+        let bytes: Vec<u8> = bits
+            .iter()
+            .flat_map(|word: &u32| word.to_le_bytes())
+            .collect();
+        let numbers = bytes.chunks(width).take(count);
+        elements.extend(numbers.map(|bytes| {
+            let number = bytes
+                .iter()
+                .rev()
+                .fold(0, |number, &byte| number << 8 | i128::from(byte));
+            Expected::from(Scalar::Int(number))
+        }));
+    }
+    elements
+}
+
+fn threefry([k0, k1]: [u32; 2], [mut a, mut b]: [u32; 2]) -> [u32; 2] {
+    let keys = [k0, k1, k0 ^ k1 ^ 0x1BD1_1BDA];
+    (a, b) = (a.wrapping_add(keys[0]), b.wrapping_add(keys[1]));
+    for i in 0..5 {
+        let rotations = if i % 2 == 0 {
+            [13, 15, 26, 6]
+        } else {
+            [17, 29, 16, 24]
+        };
+        for by in rotations {
+            a = a.wrapping_add(b);
+            b = b.rotate_left(by) ^ a;
+        }
+        a = a.wrapping_add(keys[(i + 1) % 3]);
+        b = b.wrapping_add(keys[(i + 2) % 3]).wrapping_add(i as u32 + 1);
+    }
+    [a, b]
+}
+
+/// The product with the Hadamard matrix of a power of two. Others have entries of their own: their
+/// product is as long as theirs is.
+pub(super) fn hadamard(x: &Value, scale: f32) -> Outcome<'_> {
+    let n = x.spec.shape[x.spec.shape.len() - 1];
+    let scale = f64::from(scale);
+    let row = |row: &[Scalar]| row.iter().map(|e| e.real()).collect::<Vec<f64>>();
+    if n.is_power_of_two() {
+        let product = |row: Vec<f64>| {
+            let size: f64 = row.iter().map(|x| x.abs()).sum::<f64>() * scale.abs();
+            let element = |i: usize| {
+                let sign = |j: usize| {
+                    if (i & j).count_ones() % 2 == 0 {
+                        1.0
+                    } else {
+                        -1.0
+                    }
+                };
+                let sum: f64 = row.iter().enumerate().map(|(j, x)| sign(j) * x).sum();
+                let value = Scalar::Float(sum * scale);
+                Expected { value, scale: size }
+            };
+            (0..n).map(element).collect::<Vec<Expected>>()
+        };
+        return Outcome::Elements(vec![
+            x.elements.chunks(n).map(row).flat_map(product).collect(),
+        ]);
+    }
+    let dtype = x.spec.dtype;
+    Outcome::Property(Box::new(move |got| {
+        let squares = |row: Vec<f64>| row.iter().map(|x| x * x).sum::<f64>();
+        let rows = x.elements.chunks(n).zip(got[0].elements.chunks(n));
+        for (x, y) in rows {
+            let (wanted, got) = (squares(row(x)) * n as f64 * scale * scale, squares(row(y)));
+            if (got - wanted).abs() > 4.0 * tolerance(dtype) * wanted {
+                return Err(format!(
+                    "a product has the square length {got}, expected {wanted}"
+                ));
+            }
+        }
+        Ok(())
+    }))
 }
