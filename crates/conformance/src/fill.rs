@@ -1,7 +1,7 @@
 //! What samples are tried on: deterministic inputs, indices in range.
 
 use motet_core::dtype::Dtype;
-use motet_core::kernel::{Kernel, QuantizationMode};
+use motet_core::kernel::{Kernel, Linalg, QuantizationMode};
 use motet_core::ops::{Lowered, Primitive};
 use motet_core::program::{Binary, Instruction, Program};
 use motet_core::shape::{Shape, Spec};
@@ -89,6 +89,13 @@ pub fn inputs(primitive: &Primitive, specs: &[Spec], outputs: &[Spec], fill: Fil
             Role::Eighth => Scalar::Int(noise.below(0x7F) as i128),
             Role::Starts(room) => Scalar::Int(noise.below(room[at] + 1) as i128),
             Role::Ascending => Scalar::Int(at as i128 / 2).to(spec.dtype),
+            &Role::Dominant { n } => {
+                let number = number(&mut noise, spec.dtype, fill);
+                match at / n % n == at % n {
+                    true => Scalar::Complex(number.complex() + 4.0 * n as f64 + 3.0).to(spec.dtype),
+                    false => number,
+                }
+            }
             Role::Positive => Scalar::Float(1.5 + noise.unit()),
             Role::Amount => {
                 let bits = 8 * spec.dtype.size() as i128;
@@ -119,6 +126,11 @@ enum Role {
     Exponent,
     /// A scale that is an 8-bit float.
     Eighth,
+    /// Square matrices of this size that have an inverse, and are positive definite where
+    /// symmetric.
+    Dominant {
+        n: usize,
+    },
     /// A positive number.
     Positive,
     /// Where a block starts, for each axis up to here.
@@ -182,6 +194,9 @@ fn role(kernel: &Kernel, index: usize, specs: &[Spec], block: &Shape) -> Role {
         }
         (Kernel::RandomBits, _) => Role::Bits,
         (Kernel::SearchSorted { .. }, _) if index == 0 => Role::Ascending,
+        (Kernel::Linalg(Linalg::Cholesky(_) | Linalg::Inverse(_)), Some(x)) => {
+            Role::Dominant { n: x[x.len() - 1] }
+        }
         (Kernel::Rope(_), _) if index == 2 => Role::Positive,
         (Kernel::Dequantize(q), _) => packed(&q.mode, index),
         (Kernel::QuantizedMatmul { quantization, .. }, _) if index > 0 => {

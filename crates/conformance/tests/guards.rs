@@ -18,8 +18,8 @@ use motet_core::graph::{Graph, Node};
 use motet_core::kernel::{self, Quantization, QuantizationMode, Reduction, Update};
 use motet_core::ops::elementwise::*;
 use motet_core::ops::{
-    Primitive, assemble, broadcast, convolution, indexing, quantized, reduce, shape, slicing, sort,
-    transform,
+    Primitive, assemble, broadcast, convolution, dynamic_slice, fast, indexing, matmul, quantized,
+    random, reduce, shape, slicing, sort, transform,
 };
 use motet_core::shape::{Shape, Spec};
 use motet_core::tensor::Tensor;
@@ -297,6 +297,79 @@ fn gather_and_scatter_indices() {
     };
     let updates = tensor(&[1, 2, 1], &[7f32, 8.]);
     fails(scatter, &[x, tensor(&[1], &[2i8]), updates], "index");
+}
+
+#[test]
+fn dynamic_starts_masks_and_gathered_matrices() {
+    let x = tensor(&[3, 2], &[1f32, 2., 3., 4., 5., 6.]);
+    let slice_sizes = Shape::new(&[2, 2]);
+    for start in [2, 3, i64::from(i32::MAX), i64::MIN, i64::MAX] {
+        let slice = dynamic_slice::DynamicSlice {
+            axes: vec![0],
+            slice_sizes: slice_sizes.clone(),
+        };
+        let start = tensor(&[1], &[start]);
+        fails(slice, &[x.clone(), start.clone()], "DynamicSlice");
+        let update = tensor(&[2, 2], &[0f32; 4]);
+        let update = [x.clone(), update, start];
+        fails(
+            dynamic_slice::DynamicSliceUpdate { axes: vec![0] },
+            &update,
+            "DynamicSlice",
+        );
+    }
+    // Fewer elements than places for them.
+    let row = tensor(&[1, 3], &[1f32, 2., 3.]);
+    let mask = tensor(&[1, 3], &[true, true, true]);
+    fails(
+        indexing::MaskedScatter,
+        &[row, mask, tensor(&[1, 2], &[7f32, 8.])],
+        "MaskedScatter",
+    );
+    let a = tensor(&[2, 1, 2], &[1f32, 2., 3., 4.]);
+    let b = tensor(&[2, 2, 1], &[1f32, 2., 3., 4.]);
+    for (lhs, rhs) in [(2, 0), (0, 2), (u32::MAX, 0)] {
+        let product = matmul::GatherMM {
+            left_sorted: true,
+            right_sorted: true,
+        };
+        let inputs = [
+            a.clone(),
+            b.clone(),
+            tensor(&[1], &[lhs]),
+            tensor(&[1], &[rhs]),
+        ];
+        fails(product, &inputs, "GatherMM");
+    }
+}
+
+#[test]
+fn widths_block_sizes_and_rotated_elements() {
+    for width in [0, 3, 8, -1, i32::MIN] {
+        let shape = Shape::new(&[4]);
+        let key = [Spec::new([2], Dtype::Uint32)];
+        let bits = [Spec::new([4], Dtype::Uint32)];
+        refused(random::RandomBits { shape, width }, &key, &bits);
+    }
+    for block_size in [0, -32, 1, i32::MAX] {
+        let inputs = [f32s(&[2, 2]), f32s(&[2, 2]), f32s(&[1, 1])];
+        refused(
+            matmul::BlockMaskedMM { block_size },
+            &inputs,
+            &[f32s(&[2, 2])],
+        );
+    }
+    for dims in [0, 3, 6, -2, i32::MIN, i32::MAX] {
+        let rope = fast::RoPE {
+            dims,
+            traditional: false,
+            base: 1e4,
+            scale: 1.0,
+            forward: true,
+        };
+        let x = f32s(&[1, 2, 4]);
+        refused(rope, &[x.clone(), Spec::new([], Dtype::Int32)], &[x]);
+    }
 }
 
 #[test]
