@@ -216,7 +216,12 @@ fn agree(mode: &str, result: Result<Vec<Tensor>>, base: &[Tensor]) -> Verdict {
 fn in_order(primitive: &Primitive, outputs: &[Tensor]) -> bool {
     let adds = matches!(
         primitive,
-        Primitive::AddMM(_) | Primitive::Matmul(_) | Primitive::Reduce(_)
+        Primitive::AddMM(_)
+            | Primitive::BlockMaskedMM(_)
+            | Primitive::GatherMM(_)
+            | Primitive::GatherQMM(_)
+            | Primitive::Matmul(_)
+            | Primitive::Reduce(_)
     );
     !adds || !outputs[0].layout.dtype.is_inexact()
 }

@@ -328,7 +328,7 @@ fn dynamic_starts_masks_and_gathered_matrices() {
     );
     let a = tensor(&[2, 1, 2], &[1f32, 2., 3., 4.]);
     let b = tensor(&[2, 2, 1], &[1f32, 2., 3., 4.]);
-    for (lhs, rhs) in [(2, 0), (0, 2), (u32::MAX, 0)] {
+    for (lhs, rhs) in [(2u32, 0u32), (0, 2), (u32::MAX, 0)] {
         let product = matmul::GatherMM {
             left_sorted: true,
             right_sorted: true,

@@ -227,6 +227,8 @@ fn integer(op: Binary, dtype: Dtype, a: i128, b: i128) -> i128 {
         Binary::Add => a + b,
         Binary::Sub => a - b,
         Binary::Mul => a.wrapping_mul(b),
+        // What MLX makes of true % false.
+        Binary::Rem if dtype == Dtype::Bool && b == 0 => a,
         Binary::Div | Binary::FloorDiv | Binary::Rem if b == 0 => 0,
         Binary::Div => a / b,
         Binary::FloorDiv => (a - a.rem_euclid(b)) / b - i128::from(b < 0 && a.rem_euclid(b) != 0),

@@ -10,9 +10,12 @@ use crate::value::{Value, tolerance};
 /// What is wrong with what was computed of the matrices in `x`.
 pub(super) fn check(linalg: Linalg, x: &Value, got: &[Value]) -> Verdict {
     let rank = x.spec.shape.len();
+    let dtypes = got.iter().chain([x]).map(|value| value.spec.dtype);
+    let coarser = |a: &Dtype, b: &Dtype| tolerance(*a).total_cmp(&tolerance(*b));
+    let dtype = dtypes.max_by(coarser).unwrap_or(Dtype::Float64);
     let batches: usize = x.spec.shape[..rank - 2].iter().product();
     for batch in 0..batches {
-        let of = |value| Matrix::of(value, rank, batch, batches);
+        let of = |value| Matrix::of(value, rank, batch, batches, dtype);
         let outputs: Vec<Matrix> = got.iter().map(of).collect();
         let checked = check_one(linalg, &of(x), &outputs.iter().collect::<Vec<_>>());
         checked.map_err(|error| format!("matrix {batch}: {error}"))?;
@@ -74,7 +77,7 @@ fn check_one(linalg: Linalg, a: &Matrix, got: &[&Matrix]) -> Verdict {
                 ));
             }
             let swapped = Matrix::new(a.rows, a.columns, |i, j| a.at(rows[i], j));
-            swapped.is_near("the product of the factors", &lower.times(&upper))
+            swapped.is_near("the product of the factors", &a.like(lower).times(&upper))
         }
         (Linalg::Qr, [q, r]) => {
             q.has_orthonormal_columns()?;
@@ -156,13 +159,13 @@ struct Matrix {
     rows: usize,
     columns: usize,
     data: Vec<Complex64>,
-    /// The dtype that its numbers were rounded to.
+    /// The coarsest dtype that numbers were rounded to.
     dtype: Dtype,
 }
 
 impl Matrix {
     /// One of a batch. A value of fewer dimensions than the input has holds vectors.
-    fn of(value: &Value, rank: usize, batch: usize, batches: usize) -> Matrix {
+    fn of(value: &Value, rank: usize, batch: usize, batches: usize, dtype: Dtype) -> Matrix {
         let shape = &value.spec.shape;
         let columns = shape[shape.len() - 1];
         let rows = if shape.len() == rank {
@@ -176,7 +179,7 @@ impl Matrix {
             rows,
             columns,
             data: elements.iter().map(|e| e.complex()).collect(),
-            dtype: value.spec.dtype,
+            dtype,
         }
     }
 
