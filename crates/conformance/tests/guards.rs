@@ -380,7 +380,7 @@ fn bombs() {
     let mut bomb = one_node(
         broadcast::Broadcast { shape: huge }.into(),
         &[f32s(&[])],
-        &[spec.clone()],
+        std::slice::from_ref(&spec),
     );
     let mut values = bomb.values.clone();
     let chain: [(Primitive, Spec); 4] = [

@@ -206,7 +206,7 @@ pub(super) fn hadamard(x: &Value, scale: f32) -> Outcome<'_> {
             let size: f64 = row.iter().map(|x| x.abs()).sum::<f64>() * scale.abs();
             let element = |i: usize| {
                 let sign = |j: usize| {
-                    if (i & j).count_ones() % 2 == 0 {
+                    if (i & j).count_ones().is_multiple_of(2) {
                         1.0
                     } else {
                         -1.0
