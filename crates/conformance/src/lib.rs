@@ -1,7 +1,7 @@
 //! What holds motet to its promises. Not published.
 //!
 //! - [`suite`]: every sample of every primitive, in every [mode](modes), against a naive
-//!   [`reference`]. A primitive is in it by being declared.
+//!   [reference](mod@reference). A primitive is in it by being declared.
 //! - [`programs`]: random programs, eager, compiled and by the reference.
 //! - [`fuzz`]: any bytes as files, any parameters for shape rules.
 
