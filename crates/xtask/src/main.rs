@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 
@@ -11,10 +12,17 @@ enum Task {
     /// Export the MiniLM sentence encoder with MLX to target/real, and check motet against MLX.
     /// Makes a Python environment in target/python; needs Python 3 and the network.
     Real,
-    /// Check with MLX what motet writes: the models and fixtures, read and written again. Skipped
-    /// where the Python environment in target/python cannot be made, which needs Python 3 and, the
-    /// first time, the network.
-    Mlx,
+    /// Check with MLX what motet writes: the models and fixtures, read and written again, functions
+    /// that motet traced, and random programs. Skipped where the Python environment in
+    /// target/python cannot be made, which needs Python 3 and, the first time, the network.
+    Mlx {
+        /// The number of random programs.
+        #[arg(long, default_value_t = 40)]
+        programs: u32,
+        /// What the programs are made from; another one each time where it is not given.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Change the fuzz corpus, and read it, for longer than the tests do.
     Fuzz {
         /// How long.
@@ -36,7 +44,7 @@ fn main() -> ExitCode {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     let done = match Task::parse() {
         Task::Real => real(root),
-        Task::Mlx => mlx(root),
+        Task::Mlx { programs, seed } => mlx(root, programs, seed),
         Task::Fuzz { seconds, seed } => fuzz(root, seconds, seed),
         Task::Models { preemptions } => models(root, preemptions),
     };
@@ -63,7 +71,7 @@ fn real(root: &Path) -> Result<(), String> {
         .arg(folder.join("minilm.mlxfn")))
 }
 
-fn mlx(root: &Path) -> Result<(), String> {
+fn mlx(root: &Path, programs: u32, seed: Option<u64>) -> Result<(), String> {
     let python = match python(root) {
         Ok(python) => python,
         Err(message) => {
@@ -71,17 +79,37 @@ fn mlx(root: &Path) -> Result<(), String> {
             return Ok(());
         }
     };
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH);
+    let seed = seed.unwrap_or_else(|| now().map_or(0, |time| time.as_secs()));
+    println!("{programs} random programs; again with: cargo xtask mlx --seed {seed}");
     run(cargo(root).args(["build", "--release", "--package", "motet-cli"]))?;
+    let folder = root.join("target/mlx");
+    let made = folder.join("programs");
+    run(cargo(root)
+        .args([
+            "run",
+            "--release",
+            "--package",
+            "conformance",
+            "--bin",
+            "programs",
+            "--",
+        ])
+        .arg(&made)
+        .args([programs.to_string(), seed.to_string()]))?;
+
     let motet = root.join("target/release/motet");
+    run(Command::new(&motet).arg("check").arg(&made))?;
+    run(Command::new(&motet).args(["check", "--eager"]).arg(&made))?;
     let fixtures = std::env::var_os("MOTET_FIXTURES")
         .map_or_else(|| root.join("../shared/fixtures"), PathBuf::from);
-    let folders = [root.join("models"), fixtures];
+    let folders = [root.join("models"), made, fixtures];
     run(Command::new(&python)
         .arg(root.join("tools/check_with_mlx.py"))
         .arg("--motet")
         .arg(&motet)
         .arg("--scratch")
-        .arg(root.join("target/mlx"))
+        .arg(folder.join("written"))
         .args(folders.iter().filter(|folder| folder.is_dir())))
 }
 
