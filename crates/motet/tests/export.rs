@@ -455,3 +455,50 @@ fn shapeless_functions_broadcast_in_each_call() {
         assert!(function.call(&wrong).is_err());
     }
 }
+
+#[test]
+fn shapeless_functions_count_and_multiply_in_each_call() {
+    let weight = array(&[1.0, -2.0, 0.5, 3.0, 1.5, -1.0], &[2, 3]);
+    let bias = array(&[0.5, 1.0, -1.0], &[3]);
+    let vector = array(&[2.0, -1.0], &[2]);
+    let f = |x: &[Array], _: &Keywords| {
+        let first = ops::argmax(&x[0], ops::keepdims(-1))?;
+        Ok(vec![
+            ops::mean(&x[0], ..)?,
+            ops::var(&x[0], 1, 1)?,
+            ops::addmm(&bias, &x[0], &weight, 2.0, 0.5)?,
+            ops::matmul(&x[0], &vector)?,
+            ops::take_along_axis(&x[0], &first, -1)?,
+        ])
+    };
+    let options = ExportOptions {
+        shapeless: true,
+        ..ExportOptions::default()
+    };
+    let file = File::new("shapeless_counts");
+    let mut shapeless = exporter(&file.0, f, options);
+    let example = [ops::reshape(
+        &ops::arange(0, 12, 1, motet::Dtype::Float32).unwrap(),
+        [2, 3, 2],
+    )
+    .unwrap()];
+    shapeless.call(&example).unwrap();
+    shapeless.close().unwrap();
+    let noise = |shape: [usize; 3]| {
+        let key = motet::random::key(5).unwrap();
+        motet::random::uniform(-1, 1, shape, None, Some(&key)).unwrap()
+    };
+    for function in file.import() {
+        for input in [noise([2, 3, 2]), noise([4, 2, 2]), noise([1, 7, 2])] {
+            let inputs = [input];
+            let expected = f(&inputs, &Keywords::new()).unwrap();
+            let got = function.call(&inputs).unwrap();
+            assert_eq!(got.len(), expected.len());
+            for (got, expected) in got.iter().zip(&expected) {
+                assert_eq!(got.shape(), expected.shape());
+                let close = ops::allclose(got, expected, Default::default()).unwrap();
+                assert!(close.item::<bool>().unwrap());
+            }
+        }
+    }
+}

@@ -4,6 +4,7 @@
 use motet_core::array::apply::apply_one;
 use motet_core::array::{Array, Operand};
 use motet_core::error::{Error, Result};
+use motet_core::ops::broadcast::BroadcastAxes;
 use motet_core::ops::indexing as primitive;
 use motet_core::shape::Shape;
 
@@ -94,11 +95,17 @@ fn broadcast_beside(name: &str, x: &Array, indices: &Array, axis: usize) -> Resu
         let (x, indices) = (x.spec(), indices.spec());
         error.context(name, format!("got {x} and indices {indices}"))
     })?;
-    let broadcast = |array: &Array| {
+    let dynamic = x.is_dynamic() || indices.is_dynamic();
+    let broadcast = |array: &Array, other: &Array| {
+        if dynamic {
+            // A call broadcasts anew. Axes are counted from the end.
+            let axes = vec![axis as i32 - array.shape().len() as i32];
+            return apply_one(BroadcastAxes { axes }, &[array.clone(), other.clone()]);
+        }
         let shape = with_dim(&shape, axis, array.shape()[axis]);
         broadcast_to(array, shape)
     };
-    Ok([broadcast(x)?, broadcast(indices)?])
+    Ok([broadcast(x, indices)?, broadcast(indices, x)?])
 }
 
 /// `out[..., j, ...] = x[..., indices[..., j, ...], ...]` along a dimension: an index for each

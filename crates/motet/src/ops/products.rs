@@ -3,11 +3,12 @@
 use motet_core::array::Array;
 use motet_core::array::apply::{apply_one, broadcast_to, promote};
 use motet_core::error::{Error, Result};
+use motet_core::ops::broadcast::BroadcastAxes;
 use motet_core::ops::matmul as primitive;
 use motet_core::shape::{Shape, normalize_axis};
 
 use super::shape::{flat, reshape_to};
-use super::{conjugate, expand_dims, multiply, other_axes, sum, transpose};
+use super::{add, conjugate, expand_dims, multiply, other_axes, squeeze, sum, transpose};
 
 /// The operands of a matrix product as the primitives take them, and the shapes of its result there
 /// and for the caller.
@@ -16,11 +17,13 @@ struct Product {
     b: Array,
     inner: Shape,
     outer: Shape,
+    /// The axes that vectors got, where the result's shape is not to be that of the example.
+    added: Option<Vec<i32>>,
 }
 
 impl Product {
     /// Vectors become matrices of one row or column; batches broadcast together, or become more rows
-    /// where `b` is one matrix.
+    /// where `b` is one matrix. Where a shape is an example, a call broadcasts batches anew.
     fn new(name: &str, a: &Array, b: &Array) -> Result<Product> {
         let fail = || {
             Error::invalid(
@@ -54,6 +57,21 @@ impl Product {
         outer.extend((!row).then_some(m));
         outer.extend((!column).then_some(n));
         let outer = Shape::from(outer);
+        let with_batch = |last: [usize; 2]| Shape::from([&shared[..], &last].concat());
+        if a.is_dynamic() || b.is_dynamic() {
+            return Ok(Product {
+                inner: with_batch([m, n]),
+                outer,
+                a: broadcast_batch(&a, &b)?,
+                b: broadcast_batch(&b, &a)?,
+                added: Some(
+                    [row.then_some(-2), column.then_some(-1)]
+                        .into_iter()
+                        .flatten()
+                        .collect(),
+                ),
+            });
+        }
         if b.shape().len() == 2 {
             let rows = a.shape()[..a.shape().len() - 1].iter().product();
             return Ok(Product {
@@ -61,16 +79,33 @@ impl Product {
                 b,
                 inner: Shape::new(&[rows, n]),
                 outer,
+                added: None,
             });
         }
-        let with_batch = |last: [usize; 2]| Shape::from([&shared[..], &last].concat());
         Ok(Product {
             a: broadcast_to(&a, &with_batch([m, k]))?,
             b: broadcast_to(&b, &with_batch([k, n]))?,
             inner: with_batch([m, n]),
             outer,
+            added: None,
         })
     }
+
+    /// The product as the caller sees it.
+    fn multiply(self) -> Result<Array> {
+        let product = apply_one(primitive::Matmul, &[self.a, self.b])?;
+        match self.added {
+            Some(added) if added.is_empty() => Ok(product),
+            Some(added) => squeeze(&product, added),
+            None => reshape_to(&product, &self.outer),
+        }
+    }
+}
+
+/// `x` with the dimensions before the last two broadcast to those of `other`, in each call anew.
+fn broadcast_batch(x: &Array, other: &Array) -> Result<Array> {
+    let axes = vec![-2, -1];
+    apply_one(BroadcastAxes { axes }, &[x.clone(), other.clone()])
 }
 
 fn last_two(x: &Array) -> (usize, usize) {
@@ -93,8 +128,7 @@ fn last_two(x: &Array) -> (usize, usize) {
 /// ```
 pub fn matmul(a: &Array, b: &Array) -> Result<Array> {
     let [a, b] = promote([a.into(), b.into()])?;
-    let Product { a, b, outer, .. } = Product::new("matmul", &a, &b)?;
-    reshape_to(&apply_one(primitive::Matmul, &[a, b])?, &outer)
+    Product::new("matmul", &a, &b)?.multiply()
 }
 
 /// `alpha * (a @ b) + beta * c`, where `a @ b` is [`matmul`] and `c` broadcasts to its shape.
@@ -113,6 +147,10 @@ pub fn matmul(a: &Array, b: &Array) -> Result<Array> {
 pub fn addmm(c: &Array, a: &Array, b: &Array, alpha: f32, beta: f32) -> Result<Array> {
     let [c, a, b] = promote([c.into(), a.into(), b.into()])?;
     let product = Product::new("addmm", &a, &b)?;
+    if product.added.is_some() || c.is_dynamic() {
+        // What is added would be broadcast to the example's shape.
+        return add(multiply(product.multiply()?, alpha)?, multiply(c, beta)?);
+    }
     let c = broadcast_to(&c, &product.outer).map_err(|error| {
         let (c, outer) = (c.spec(), &product.outer);
         error.context("addmm", format!("got c {c} for a result of shape {outer}"))

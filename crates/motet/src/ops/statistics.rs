@@ -1,20 +1,26 @@
 //! Mean, variance and median.
 
-use motet_core::array::Array;
 use motet_core::array::apply::astype;
+use motet_core::array::{Array, Operand};
 use motet_core::error::{Error, Result};
 
 use super::reduce::{merge, unmerge};
 use super::slice::slice_axis;
 use super::{
-    Axes, abs, add, divide, keepdims, multiply, not_equal, sort, sqrt, square, subtract, sum,
-    where_,
+    Axes, NumberOfElements, abs, add, divide, keepdims, maximum, multiply, not_equal,
+    number_of_elements, sort, sqrt, square, subtract, sum, where_,
 };
 
-/// How many elements are along these axes.
-fn count(x: &Array, axes: &[i32]) -> f64 {
+/// How many elements are along these axes, or one over that: an array where the shape is an example.
+fn count(x: &Array, axes: &[i32], inverted: bool) -> Result<Operand> {
+    if x.is_dynamic() {
+        let dtype = x.dtype();
+        let options = NumberOfElements { inverted, dtype };
+        return Ok(number_of_elements(x, axes, options)?.into());
+    }
     let sizes = axes.iter().map(|&axis| x.shape()[axis as usize]);
-    sizes.product::<usize>() as f64
+    let count = sizes.product::<usize>() as f64;
+    Ok(if inverted { 1.0 / count } else { count }.into())
 }
 
 /// The mean over axes; float32 for integers, NaN where there are no elements.
@@ -32,7 +38,8 @@ pub fn mean(x: &Array, axes: impl Into<Axes>) -> Result<Array> {
     let axes = axes.into();
     let over = axes.of("mean", x.shape().len())?;
     let x = astype(x, x.dtype().at_least_float())?;
-    multiply(sum(&x, axes)?, 1.0 / count(&x, &over))
+    let share = count(&x, &over, true)?;
+    multiply(sum(&x, axes)?, share)
 }
 
 /// The variance over axes: the sum of squared distances from the mean, divided by the number of
@@ -53,7 +60,10 @@ pub fn var(x: &Array, axes: impl Into<Axes>, ddof: usize) -> Result<Array> {
     let over = axes.of("var", x.shape().len())?;
     let x = astype(x, x.dtype().at_least_float())?;
     let distance = abs(subtract(&x, mean(&x, keepdims(&over[..]))?)?)?;
-    let degrees = (count(&x, &over) - ddof as f64).max(0.0);
+    let degrees = match count(&distance, &over, false)? {
+        Operand::Float(count) => Operand::from((count - ddof as f64).max(0.0)),
+        count => maximum(subtract(count, ddof as f64)?, 0.0)?.into(),
+    };
     divide(sum(&square(distance)?, axes)?, degrees)
 }
 
