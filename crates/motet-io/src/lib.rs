@@ -6,6 +6,7 @@
 
 mod bytes;
 mod npy;
+mod replace;
 mod safetensors;
 
 use std::collections::BTreeMap;
@@ -15,9 +16,14 @@ use motet_core::error::{Error, Result};
 use motet_core::tensor::Tensor;
 
 pub use bytes::{from_row_major, row_major};
+pub use npy::{Compression, write_npy, write_npz};
+pub use safetensors::{read_safetensors, write_safetensors};
 
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, Tensor>;
+
+/// Texts by name, which a safetensors file has beside its tensors.
+pub type Metadata = BTreeMap<String, String>;
 
 /// The name of the tensor in a `.npy` file, which has none there.
 pub const NPY_NAME: &str = "arr_0";
@@ -33,9 +39,9 @@ pub const NPY_NAME: &str = "arr_0";
 /// motet has not.
 pub fn read(path: &Path) -> Result<Tensors> {
     match Format::of(path)? {
-        Format::Safetensors => safetensors::read(path),
+        Format::Safetensors => Ok(read_safetensors(path)?.0),
         Format::Npz => npy::read_npz(path),
-        Format::Npy => npy::read_npy(path),
+        Format::Npy => Ok(Tensors::from([(NPY_NAME.to_owned(), npy::read_npy(path)?)])),
     }
 }
 
@@ -45,9 +51,18 @@ pub fn read(path: &Path) -> Result<Tensors> {
 /// Where the file cannot be written, or a `.npy` file is to hold other than one tensor.
 pub fn write(path: &Path, tensors: &Tensors) -> Result<()> {
     match Format::of(path)? {
-        Format::Safetensors => safetensors::write(path, tensors),
-        Format::Npz => npy::write_npz(path, tensors),
-        Format::Npy => npy::write_npy(path, tensors),
+        Format::Safetensors => write_safetensors(path, tensors, &Metadata::new()),
+        Format::Npz => write_npz(path, tensors, Compression::Stored),
+        Format::Npy => match tensors.values().next() {
+            Some(tensor) if tensors.len() == 1 => write_npy(path, tensor),
+            _ => Err(file_error(
+                path,
+                format!(
+                    "got {} tensors, a .npy file holds one; use .npz",
+                    tensors.len()
+                ),
+            )),
+        },
     }
 }
 

@@ -14,15 +14,17 @@ use motet_core::shape::{Spec, Strides};
 use motet_core::tensor::Tensor;
 use npyz::npz::{NpzArchive, NpzWriter};
 use npyz::{DType, WriteOptions, WriterBuilder};
+use zip::CompressionMethod;
+use zip::write::FileOptions;
 
 use crate::bytes::from_reader;
-use crate::{NPY_NAME, Tensors, file_error, row_major};
+use crate::replace::replace;
+use crate::{Tensors, file_error, row_major};
 
-pub(crate) fn read_npy(path: &Path) -> Result<Tensors> {
+pub(crate) fn read_npy(path: &Path) -> Result<Tensor> {
     let file = File::open(path).map_err(|error| cannot("read", path, &error))?;
-    let tensor = read_array(BufReader::new(file))
-        .map_err(|error| error.in_file(path.display().to_string(), "not a readable npy file"))?;
-    Ok(Tensors::from([(NPY_NAME.to_owned(), tensor)]))
+    read_array(BufReader::new(file))
+        .map_err(|error| error.in_file(path.display().to_string(), "not a readable npy file"))
 }
 
 pub(crate) fn read_npz(path: &Path) -> Result<Tensors> {
@@ -40,32 +42,47 @@ pub(crate) fn read_npz(path: &Path) -> Result<Tensors> {
     Ok(tensors)
 }
 
-pub(crate) fn write_npy(path: &Path, tensors: &Tensors) -> Result<()> {
-    let mut values = tensors.values();
-    let (Some(tensor), None) = (values.next(), values.next()) else {
-        let message = format!(
-            "got {} tensors, a .npy file holds one; use .npz",
-            tensors.len()
-        );
-        return Err(file_error(path, message));
-    };
-    let write = || {
-        let mut file = BufWriter::new(File::create(path)?);
+/// Writes a `.npy` file, whatever its name.
+///
+/// # Errors
+/// Where the file cannot be written.
+pub fn write_npy(path: &Path, tensor: &Tensor) -> Result<()> {
+    replace(path, |file| {
+        let mut file = BufWriter::new(file);
         write_array(WriteOptions::new_header_only().writer(&mut file), tensor)?;
         file.flush()
-    };
-    write().map_err(|error| cannot("write", path, &error))
+    })
 }
 
-pub(crate) fn write_npz(path: &Path, tensors: &Tensors) -> Result<()> {
-    let write = || {
-        let mut archive = NpzWriter::new(BufWriter::new(File::create(path)?));
+/// Writes a `.npz` file, whatever its name.
+///
+/// # Errors
+/// Where the file cannot be written.
+pub fn write_npz(path: &Path, tensors: &Tensors, compression: Compression) -> Result<()> {
+    let method = match compression {
+        Compression::Stored => CompressionMethod::Stored,
+        Compression::Deflated => CompressionMethod::Deflated,
+    };
+    replace(path, |file| {
+        let mut archive = NpzWriter::new(BufWriter::new(file));
         for (name, tensor) in tensors {
-            write_array(archive.array::<u8>(name, Default::default())?, tensor)?;
+            // Entries of 4 GiB and more have to be announced.
+            let options = FileOptions::default()
+                .compression_method(method)
+                .large_file(tensor.spec().bytes() >= u32::MAX as usize / 2);
+            write_array(archive.array::<u8>(name, options)?, tensor)?;
         }
         archive.zip_writer().finish()?.flush()
-    };
-    write().map_err(|error: std::io::Error| cannot("write", path, &error))
+    })
+}
+
+/// How arrays lie in a `.npz` file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// As they are.
+    Stored,
+    /// Compressed.
+    Deflated,
 }
 
 fn cannot(what: &str, path: &Path, error: &dyn std::fmt::Display) -> Error {
@@ -122,7 +139,7 @@ fn read_array(mut source: impl Read) -> Result<Tensor> {
     };
     let mut tensor = from_reader(spec, source, part)?;
     if header.column_major {
-        tensor.layout.strides = column_major_strides(&spec.shape);
+        tensor.layout.strides = column_major_strides(&header.spec.shape);
     }
     Ok(tensor)
 }

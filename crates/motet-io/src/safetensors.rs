@@ -10,12 +10,19 @@ use motet_core::tensor::Tensor;
 use safetensors::tensor::{Dtype as Tag, SafeTensors, View};
 
 use crate::bytes::MappedFile;
-use crate::{Tensors, file_error, row_major};
+use crate::{Metadata, Tensors, file_error, row_major};
 
-pub(crate) fn read(path: &Path) -> Result<Tensors> {
+/// Reads a safetensors file, whatever its name. As [`read`](crate::read), with the file's metadata.
+///
+/// # Errors
+/// As [`read`](crate::read).
+pub fn read_safetensors(path: &Path) -> Result<(Tensors, Metadata)> {
     let file = MappedFile::open(path)?;
-    let views = SafeTensors::deserialize(file.bytes())
-        .map_err(|error| file_error(path, format!("not a whole safetensors file: {error}")))?;
+    let broken = |error| file_error(path, format!("not a whole safetensors file: {error}"));
+    let (_, header) = SafeTensors::read_metadata(file.bytes()).map_err(broken)?;
+    let metadata = header.metadata().iter().flatten();
+    let metadata = metadata.map(|(key, value)| (key.clone(), value.clone()));
+    let views = SafeTensors::deserialize(file.bytes()).map_err(broken)?;
     let start = file.bytes().as_ptr().addr();
     let mut tensors = Tensors::new();
     for (name, view) in views.tensors() {
@@ -35,14 +42,22 @@ pub(crate) fn read(path: &Path) -> Result<Tensors> {
         let tensor = tensor().map_err(in_file)?;
         tensors.insert(name, tensor);
     }
-    Ok(tensors)
+    Ok((tensors, metadata.collect()))
 }
 
-pub(crate) fn write(path: &Path, tensors: &Tensors) -> Result<()> {
+/// Writes a safetensors file, whatever its name.
+///
+/// # Errors
+/// Where the file cannot be written.
+pub fn write_safetensors(path: &Path, tensors: &Tensors, metadata: &Metadata) -> Result<()> {
     let views = tensors
         .iter()
         .map(|(name, tensor)| (name, Outgoing(tensor)));
-    safetensors::serialize_to_file(views, None, path)
+    let copies = metadata
+        .iter()
+        .map(|(key, value)| (key.clone(), value.clone()));
+    let metadata = (!metadata.is_empty()).then(|| copies.collect());
+    safetensors::serialize_to_file(views, metadata, path)
         .map_err(|error| file_error(path, format!("cannot write the file: {error}")))
 }
 

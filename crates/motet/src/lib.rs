@@ -23,6 +23,70 @@
 //! # }
 //! ```
 //!
+//! # A short tour
+//!
+//! An [`Array`] is an immutable n-dimensional value. It is made of numbers, nested arrays ([`array!`]),
+//! vectors and slices; dtypes are MLX's. Operators and the functions in [`ops`] compute with them:
+//! shapes broadcast, dtypes promote, and numbers take on the dtype of the array beside them.
+//!
+//! ```
+//! use motet::prelude::*;
+//! let x = array!([[1.0, 2.0], [3.0, 4.0]]);
+//! let y = &x * 2 + array!([0.5, 0.25]);
+//! assert_eq!(y.to_string(), "array([[2.5, 4.25],\n       [6.5, 8.25]], dtype=float32)");
+//! assert_eq!(y.index((.., -1))?.to_vec::<f32>()?, [4.25, 8.25]);
+//! # Ok::<(), motet::Error>(())
+//! ```
+//!
+//! Everything is lazy: an operation checks shapes and dtypes, and returns at once. What was asked for
+//! is computed when it is looked at (printing, [`to_vec`](Array::to_vec), [`item`](Array::item)), or
+//! by [`eval`] and [`async_eval`]. What fails then is an error of whoever looks.
+//!
+//! ```
+//! use motet::prelude::*;
+//! let x = array!([1.0, 2.0, 3.0]);
+//! let norm = ops::sqrt(ops::sum(&ops::square(&x)?, ..)?)?;
+//! eval(&[norm.clone()])?;
+//! assert_eq!(norm.item::<f32>()?, 14f32.sqrt());
+//! assert!(ops::add(&x, array!([1, 2])).is_err());
+//! # Ok::<(), motet::Error>(())
+//! ```
+//!
+//! Work goes to [`Stream`]s: what one is given it does in order, and different ones run at the same
+//! time. Threads need not know of them: each has a default stream of its own.
+//!
+//! ```
+//! use motet::prelude::*;
+//! let stream = motet::new_stream(Device::CPU)?;
+//! let x = array!([1, 2, 3]);
+//! let doubled = with_stream(&stream, || &x + &x);
+//! let there = std::thread::spawn(move || doubled.to_vec::<i32>());
+//! assert_eq!(there.join().unwrap()?, [2, 4, 6]);
+//! # Ok::<(), motet::Error>(())
+//! ```
+//!
+//! A [`Function`] is a graph with inputs and outputs: read from a file ([`import_function`]), or traced
+//! from a closure ([`compile`]). Compiled, it is planned and fused once for each signature.
+//!
+//! ```
+//! use motet::prelude::*;
+//! let f = motet::compile(|inputs| Ok(vec![ops::sigmoid(&inputs[0] * 0.5)?]));
+//! assert_eq!(f.call(&[array!([0.0, 0.0])])?[0].to_vec::<f32>()?, [0.5, 0.5]);
+//! # Ok::<(), motet::Error>(())
+//! ```
+//!
+//! Arrays are kept in files of numpy and safetensors, which are mapped: [`load`], [`save`], [`savez`],
+//! [`save_safetensors`].
+//!
+//! ```
+//! use motet::prelude::*;
+//! # let folder = tempfile::tempdir().unwrap();
+//! # std::env::set_current_dir(&folder).unwrap();
+//! motet::save("weights.npy", &array!([[0.5, 1.5]]))?;
+//! assert_eq!(motet::load("weights.npy")?["arr_0"].to_vec::<f32>()?, [0.5, 1.5]);
+//! # Ok::<(), motet::Error>(())
+//! ```
+//!
 //! # What is promised to threads
 //!
 //! - Every type is `Send + Sync`, [`StreamContext`] aside, which belongs to its thread.
@@ -40,6 +104,8 @@ mod export;
 pub mod fast;
 pub mod fft;
 mod function;
+mod index;
+mod io;
 pub mod linalg;
 pub mod ops;
 pub mod random;
@@ -47,6 +113,10 @@ pub mod random;
 pub use array_ext::ArrayExt;
 pub use export::{ExportOptions, Exporter, Keywords, export_function, exporter};
 pub use function::{Function, compile, import_function};
+pub use index::{At, Ellipsis, IndexItem, Indexing, IntoIndex, NewAxis, Position, Slice, step};
+pub use io::{
+    Arrays, Metadata, load, load_safetensors, save, save_safetensors, savez, savez_compressed,
+};
 pub use motet_core::array::{Array, Operand};
 pub use motet_core::context::{
     StreamContext, current_stream, default_device, default_stream, new_stream, set_default_device,
@@ -67,10 +137,33 @@ use motet_cpu as _;
 /// What most programs use.
 pub mod prelude {
     pub use crate::{
-        Array, ArrayExt, Device, Dtype, Function, Stream, StreamContext, eval, ops, random,
-        with_stream,
+        Array, ArrayExt, Device, Dtype, Ellipsis, Function, Indexing, NewAxis, Stream,
+        StreamContext, array, eval, ops, random, step, with_stream,
     };
 }
+
+/// An array with these elements: a number, or nested Rust arrays of numbers, to four dimensions.
+///
+/// Elements keep their Rust type, but f64, which numbers with a point are when nothing else is said,
+/// becomes float32, as MLX makes of Python's numbers. For float64 there is `Array::from`.
+///
+/// ```
+/// use motet::prelude::*;
+/// let x = array!([[1.0, 2.0], [3.0, 4.0]]);
+/// assert_eq!(x.to_string(), "array([[1, 2],\n       [3, 4]], dtype=float32)");
+/// assert_eq!(array!([1u8, 2]).dtype(), Dtype::Uint8);
+/// assert_eq!(array!(2.5).item::<f32>()?, 2.5);
+/// # Ok::<(), motet::Error>(())
+/// ```
+#[macro_export]
+macro_rules! array {
+    ($elements:expr) => {
+        $crate::literal($elements)
+    };
+}
+
+#[doc(hidden)]
+pub use motet_core::array::literal;
 
 /// Waits until everything that the stream has been given so far is done. MLX's `synchronize`.
 pub fn synchronize(stream: &Stream) {

@@ -120,7 +120,7 @@ pub(crate) fn run_kernel(
 }
 
 /// How many of a primitive's inputs its kernel reads: the first ones.
-pub(crate) fn inputs_read(kernel: &Kernel, inputs: usize) -> usize {
+pub fn inputs_read(kernel: &Kernel, inputs: usize) -> usize {
     match kernel {
         Kernel::Elementwise(program) => inputs.min(program.inputs.len()),
         _ => inputs,

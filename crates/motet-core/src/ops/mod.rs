@@ -181,6 +181,13 @@ macro_rules! primitives {
                 }
             }
 
+            /// How many inputs it takes.
+            pub fn arity(&self) -> RangeInclusive<usize> {
+                match self {
+                    $($(Primitive::$name(op) => op.arity(),)*)*
+                }
+            }
+
             /// Reads the state that follows `name` in a file of this version.
             pub fn decode(name: &str, reader: &mut Reader<'_>, version: Version) -> Result<Primitive> {
                 match name {
