@@ -4,6 +4,8 @@
 pub mod apply;
 mod convert;
 mod display;
+#[cfg(feature = "ndarray")]
+mod ndarray;
 #[cfg(not(loom))]
 mod operand;
 #[cfg(not(loom))]

@@ -1,5 +1,7 @@
 //! What developers of motet run: `cargo xtask COMMAND`.
 
+mod docs;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -23,6 +25,8 @@ enum Task {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Write docs/operations.md: all primitives, from their declarations.
+    Docs,
     /// Change the fuzz corpus, and read it, for longer than the tests do.
     Fuzz {
         /// How long.
@@ -45,6 +49,8 @@ fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Real => real(root),
         Task::Mlx { programs, seed } => mlx(root, programs, seed),
+        Task::Docs => std::fs::write(root.join("docs/operations.md"), docs::operations())
+            .map_err(|e| format!("cannot write docs/operations.md: {e}")),
         Task::Fuzz { seconds, seed } => fuzz(root, seconds, seed),
         Task::Models { preemptions } => models(root, preemptions),
     };
