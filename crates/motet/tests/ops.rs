@@ -732,3 +732,45 @@ fn padding_of_transposed_convolutions_cuts_the_result() {
         }
     }
 }
+
+#[test]
+fn segments_of_products_ignore_what_is_outside() {
+    let (m, k, n) = (3, 5, 2);
+    let mut a: Vec<f32> = (0..m * k).map(|i| i as f32 - 4.0).collect();
+    let mut b: Vec<f32> = (0..k * n).map(|i| 2.5 - i as f32).collect();
+    // Only the last segment sees these.
+    a[4] = f32::INFINITY;
+    b[4 * n] = f32::NAN;
+    let segments = [[0, 2], [1, 4], [3, 3], [2, 5]];
+    let product = |[start, end]: [usize; 2], row: usize, column: usize| -> f32 {
+        (start..end)
+            .map(|i| a[row * k + i] * b[i * n + column])
+            .sum()
+    };
+    let mut expected = Vec::new();
+    for segment in segments {
+        for (row, column) in (0..m).flat_map(|row| (0..n).map(move |column| (row, column))) {
+            expected.push(product(segment, row, column));
+        }
+    }
+    let pairs = segments
+        .concat()
+        .iter()
+        .map(|&i| i as u32)
+        .collect::<Vec<u32>>();
+    let pairs = Array::from_slice(&pairs, [4, 2]).unwrap();
+    let (a, b) = (
+        Array::from_slice(&a, [m, k]).unwrap(),
+        Array::from_slice(&b, [k, n]).unwrap(),
+    );
+    let got = ops::segmented_mm(&a, &b, &pairs).unwrap();
+    assert_eq!(**got.shape(), [4, m, n]);
+    for (got, expected) in got.to_vec::<f32>().unwrap().iter().zip(&expected) {
+        assert!(
+            got == expected || got.is_nan() && expected.is_nan(),
+            "{got} {expected}"
+        );
+    }
+    assert!(ops::segmented_mm(&a, &a, &pairs).is_err());
+    assert!(ops::segmented_mm(&a, &b, Array::from_slice(&[0u32], [1]).unwrap()).is_err());
+}

@@ -1,7 +1,7 @@
 //! Products of matrices that are picked by indices or masked by tiles, and by Hadamard matrices.
 
-use motet_core::array::Array;
 use motet_core::array::apply::{apply_one, astype, promote};
+use motet_core::array::{Array, Operand};
 use motet_core::dtype::Dtype;
 use motet_core::error::{Error, Result};
 use motet_core::ops::matmul as primitive;
@@ -10,7 +10,11 @@ use motet_core::shape::Shape;
 
 use super::creation::count_to;
 use super::shape::reshape_to;
-use super::{broadcast_arrays, broadcast_to, expand_dims, matmul, ones, squeeze, with};
+use super::slice::slice_axis;
+use super::{
+    broadcast_arrays, broadcast_to, expand_dims, greater_equal, less, logical_and, matmul, ones,
+    squeeze, where_, with,
+};
 
 /// Operands of one floating dtype and two dimensions or more. A vector becomes one row (`a`) or
 /// column (`b`): the axes of the result that are to be squeezed then.
@@ -94,6 +98,48 @@ pub fn gather_mm(a: &Array, b: &Array, options: GatherMM) -> Result<Array> {
     let both = broadcast_arrays(&[left, right])?;
     let product = apply_one(gather, &[vec![a, b], both].concat())?;
     squeeze(&product, squeezed)
+}
+
+/// The products over parts of the inner dimension: for `a` (M, K), `b` (K, N) and segments (..., 2),
+/// each a start and an end, the arrays `a[:, start..end] @ b[start..end, :]` of shape (..., M, N). Each
+/// costs as much as the whole product.
+///
+/// # Errors
+/// Where shapes do not fit, segments are not pairs of integers, or the numbers are not real and
+/// floating.
+///
+/// ```
+/// # use motet::{ops, prelude::*};
+/// let a = array!([[1.0, 2.0, 3.0]]);
+/// let b = array!([[1.0], [10.0], [100.0]]);
+/// let products = ops::segmented_mm(&a, &b, array!([[0, 2], [1, 3], [3, 3]]))?;
+/// assert_eq!(products.to_vec::<f32>()?, [21.0, 320.0, 0.0]);
+/// # Ok::<(), motet::Error>(())
+/// ```
+pub fn segmented_mm(a: &Array, b: &Array, segments: impl Into<Operand>) -> Result<Array> {
+    let segments = segments.into().into_own_array()?;
+    let pairs = segments.dtype().is_integer() && segments.shape().last() == Some(&2);
+    if a.shape().len() != 2 || b.shape().len() != 2 || !pairs {
+        return Err(Error::invalid(
+            "segmented_mm",
+            format!(
+                "got {}, {} and segments {}, expected two matrices and (..., 2) of integers",
+                a.spec(),
+                b.spec(),
+                segments.spec()
+            ),
+        ));
+    }
+    let (a, b, _) = matrices("segmented_mm", a, b)?;
+    let segments = astype(&segments, Dtype::Int64)?;
+    let last = segments.shape().len() - 1;
+    let place = count_to(a.shape()[1], Dtype::Int64)?;
+    let from = greater_equal(&place, slice_axis(&segments, last, 0, 1)?)?;
+    let inside = logical_and(from, less(&place, slice_axis(&segments, last, 1, 2)?)?)?;
+    // Both: what is outside may be infinite or NaN.
+    let a = where_(expand_dims(&inside, -2)?, &a, 0)?;
+    let b = where_(expand_dims(&inside, -1)?, &b, 0)?;
+    matmul(&a, &b)
 }
 
 /// Options of [`block_masked_mm`].

@@ -8,7 +8,7 @@
 //!
 //! MLX's `where` is [`where_`], since the name is a keyword of Rust. MLX's `slice` and `slice_update`
 //! with an array as the start are [`dynamic_slice`] and [`dynamic_slice_update`]. Left out are
-//! `segmented_mm`, `qqmm` and `gather_qqmm`, which MLX cannot compute on CPUs or store in files.
+//! `qqmm` and `gather_qqmm`, which MLX cannot compute on CPUs or store in files.
 
 mod axes;
 mod batched;
