@@ -1,5 +1,7 @@
 //! Constants that were chosen by measurement, each with the measurement.
 
+use std::time::Duration;
+
 /// Buffers from this size on are kept for reuse. Smaller ones the system's allocator serves from
 /// its own lists in about 20 ns; larger ones it maps and unmaps, at about 250 ns a page touched.
 pub const CACHED_BUFFER_BYTES: usize = 64 << 10;
@@ -13,3 +15,12 @@ pub const REGION_MIN_NS: usize = 20_000;
 /// take about 10 us (measured), less than the hand-over that sleeping costs. Other counts have not
 /// been compared yet.
 pub const REGION_SPINS: usize = 200;
+
+/// How long a thread may keep a core that others wait for. A hand-over takes about 20 us of two
+/// cores; at each step of a plan it took half of the time of 8 threads on 2 cores.
+pub const CORE_QUANTUM: Duration = Duration::from_millis(1);
+
+/// How long a core is left to the thread that gave it back, rather than to helpers of others. Between
+/// two calls a thread needs a few microseconds; a helper that took its core then makes it wait for a
+/// tile and a wake-up, which cost two threads on two cores a tenth of their time.
+pub const CORE_ABSENCE: Duration = Duration::from_micros(100);

@@ -15,13 +15,19 @@
 //!   first waiter, or leaves the core in `spare` for the one that has announced itself and not
 //!   arrived yet. `spare` is zero while there are waiters in the line.
 //! - A thread that has a core gets further permits for nothing: it never waits for itself.
+//!
+//! Two times keep cores from changing hands more often than that pays; they decide when something
+//! happens, and nothing above depends on them. Whoever has a core keeps it for a quantum, though
+//! others wait. And what another thread gave back a moment ago is left to it, as it is likely between
+//! two calls: helpers come only when it stays away.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use crate::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, Rank, assert_unlocked};
 
 #[cfg(loom)]
@@ -33,11 +39,38 @@ thread_local! {
     static HELD: Cell<usize> = Cell::new(0);
 }
 
+/// Tells threads that live from each other.
+fn this_thread() -> usize {
+    HELD.with(|held| std::ptr::from_ref(held).addr())
+}
+
 pub(super) struct Cores {
     balance: AtomicIsize,
     line: Mutex<Line>,
     /// The process that made this: in a forked child the threads that held cores are gone.
     process: u32,
+    times: Times,
+    /// Which thread gave a core back last, and when (nanoseconds after `start`). Hints: Relaxed.
+    last_giver: AtomicUsize,
+    last_given: AtomicU64,
+    start: Instant,
+}
+
+/// How long cores stay where they are.
+#[derive(Clone, Copy)]
+pub(super) struct Times {
+    /// How long a thread may keep a core that others wait for.
+    pub(super) quantum: Duration,
+    /// How long a core is left to the thread that gave it back.
+    pub(super) absence: Duration,
+}
+
+impl Times {
+    /// Cores go to who wants them at once; no clock is read. For models and tests.
+    pub(super) const NONE: Times = Times {
+        quantum: Duration::ZERO,
+        absence: Duration::ZERO,
+    };
 }
 
 struct Line {
@@ -58,16 +91,23 @@ pub struct CorePermit<'a> {
     owns: bool,
     /// What [`HELD`] was before.
     outer: usize,
+    /// Whether the thread may want a core again at once: not one that only helps.
+    returns: bool,
+    /// When it was given.
+    since: Option<Instant>,
     /// It says something about the thread that it was made on.
     not_send: PhantomData<*const ()>,
 }
 
 impl CorePermit<'_> {
-    /// Lets those who wait for a core go first. Costs one load when nobody does.
+    /// Lets those who wait for a core go first, if this thread has had it for long enough. Costs one
+    /// load when nobody waits.
     pub fn yield_to_waiters(&mut self) {
-        if self.cores.contended() {
+        let quantum = self.cores.times.quantum;
+        if self.cores.contended() && self.since.is_none_or(|since| since.elapsed() >= quantum) {
             self.cores.give();
             self.cores.take();
+            self.since = self.cores.now();
         }
     }
 }
@@ -76,13 +116,16 @@ impl Drop for CorePermit<'_> {
     fn drop(&mut self) {
         HELD.with(|held| held.set(self.outer));
         if self.owns {
+            if self.returns {
+                self.cores.note_given();
+            }
             self.cores.give();
         }
     }
 }
 
 impl Cores {
-    pub(super) fn new(count: usize) -> Cores {
+    pub(super) fn new(count: usize, times: Times) -> Cores {
         Cores {
             balance: AtomicIsize::new(isize::try_from(count).unwrap_or(isize::MAX)),
             line: Mutex::new(
@@ -93,6 +136,10 @@ impl Cores {
                 },
             ),
             process: std::process::id(),
+            times,
+            last_giver: AtomicUsize::new(0),
+            last_given: AtomicU64::new(0),
+            start: Instant::now(),
         }
     }
 
@@ -103,7 +150,7 @@ impl Cores {
         if owns {
             self.take();
         }
-        self.permit(owns)
+        self.permit(owns, true)
     }
 
     /// Takes a core if one is free.
@@ -114,12 +161,39 @@ impl Cores {
                 (balance > 0).then(|| balance - 1)
             })
             .ok()
-            .map(|_| self.permit(true))
+            .map(|_| self.permit(true, false))
     }
 
     /// How many cores nobody uses. A hint: Relaxed.
     pub(super) fn free(&self) -> usize {
         usize::try_from(self.balance.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    /// How many cores nobody uses or is likely to use again at once. A hint, as `free`.
+    pub(super) fn idle(&self) -> usize {
+        let absence = self.times.absence;
+        if !absence.is_zero() {
+            let giver = self.last_giver.load(Ordering::Relaxed);
+            let given = Duration::from_nanos(self.last_given.load(Ordering::Relaxed));
+            let another = giver != 0 && giver != this_thread();
+            if another && self.start.elapsed().saturating_sub(given) < absence {
+                return 0;
+            }
+        }
+        self.free()
+    }
+
+    fn note_given(&self) {
+        if !self.times.absence.is_zero() {
+            let nanos = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.last_given.store(nanos, Ordering::Relaxed);
+            self.last_giver.store(this_thread(), Ordering::Relaxed);
+        }
+    }
+
+    /// The time, where it matters.
+    fn now(&self) -> Option<Instant> {
+        (!self.times.quantum.is_zero()).then(Instant::now)
     }
 
     /// Whether somebody waits for a core. A hint, asked again at the next boundary: Relaxed.
@@ -133,11 +207,13 @@ impl Cores {
         std::process::id() != self.process
     }
 
-    fn permit(&self, owns: bool) -> CorePermit<'_> {
+    fn permit(&self, owns: bool, returns: bool) -> CorePermit<'_> {
         CorePermit {
             cores: self,
             owns,
             outer: HELD.with(|held| held.replace(self.address())),
+            returns,
+            since: self.now(),
             not_send: PhantomData,
         }
     }

@@ -40,7 +40,7 @@ pub use cores::CorePermit;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, Rank, thread};
 use crate::tuning;
-use cores::Cores;
+use cores::{Cores, Times};
 use region::Region;
 
 /// A piece of work for the workers' list.
@@ -59,8 +59,12 @@ impl Pool {
     /// A pool for so many cores (at least one). Workers are started when they are first needed and
     /// end when the pool is dropped.
     pub fn new(cores: usize) -> Arc<Pool> {
+        Pool::with_times(cores, Times::NONE)
+    }
+
+    fn with_times(cores: usize, times: Times) -> Arc<Pool> {
         Arc::new(Pool {
-            shared: Arc::new(Shared::new(cores.max(1))),
+            shared: Arc::new(Shared::new(cores.max(1), times)),
         })
     }
 
@@ -74,7 +78,12 @@ impl Pool {
             let asked = asked.and_then(|cores| cores.trim().parse().ok());
             // Affinity and cgroup quotas are in what std reports.
             let available = || thread::available_parallelism().map_or(1, |cores| cores.get());
-            Pool::new(asked.filter(|&cores| cores > 0).unwrap_or_else(available))
+            let cores = asked.filter(|&cores| cores > 0).unwrap_or_else(available);
+            let times = Times {
+                quantum: tuning::CORE_QUANTUM,
+                absence: tuning::CORE_ABSENCE,
+            };
+            Pool::with_times(cores, times)
         })
     }
 
@@ -144,10 +153,10 @@ enum Job {
 }
 
 impl Shared {
-    fn new(count: usize) -> Shared {
+    fn new(count: usize, times: Times) -> Shared {
         Shared {
             count,
-            cores: Cores::new(count),
+            cores: Cores::new(count, times),
             jobs: Mutex::new(Rank::Leaf, Jobs::default()),
             wake: Condvar::new(),
             regions: AtomicUsize::new(0),
@@ -162,7 +171,7 @@ impl Shared {
             return 0;
         }
         let share = self.helpers_each(self.regions.load(Ordering::Relaxed) + 1);
-        share.min(tiles - 1).min(self.cores.free())
+        share.min(tiles - 1).min(self.cores.idle())
     }
 
     /// How many helpers each of so many regions may have.

@@ -10,7 +10,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 
-use super::cores::Cores;
+use super::cores::{Cores, Times};
 use super::region::Region;
 use super::{Pool, Task};
 use crate::sync::{Condvar, Mutex, Rank};
@@ -142,7 +142,7 @@ fn loom_pool_second_region_finds_a_worker_in_any_state() {
 /// Runs `body` on `threads` threads, which share one core and a cell that only its holder touches.
 fn check_cores(threads: usize, body: fn(&Cores, &Shareable)) {
     model(3, move || {
-        let cores = Arc::new((Cores::new(1), Shareable(UnsafeCell::new(0))));
+        let cores = Arc::new((Cores::new(1, Times::NONE), Shareable(UnsafeCell::new(0))));
         let others: Vec<_> = (1..threads)
             .map(|_| {
                 let cores = Arc::clone(&cores);

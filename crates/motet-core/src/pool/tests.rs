@@ -4,7 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
+use std::time::Duration;
 
+use super::cores::Times;
 use super::{Pool, Shared, Task};
 
 /// A cost that always makes a region.
@@ -126,6 +128,53 @@ fn cores_are_given_in_order_of_arrival() {
 }
 
 #[test]
+fn a_core_is_left_for_a_while_to_the_thread_that_gave_it_back() {
+    let long = Times {
+        quantum: Duration::MAX,
+        absence: Duration::MAX,
+    };
+    let pool = Pool::with_times(2, long);
+    let helpers = || pool.shared.helpers(100, COSTLY);
+    assert_eq!(helpers(), 1);
+    drop(pool.enter());
+    assert_eq!(helpers(), 1, "it is this thread's own");
+    thread::scope(|scope| {
+        scope
+            .spawn(|| drop(pool.shared.cores.try_enter()))
+            .join()
+            .unwrap()
+    });
+    assert_eq!(helpers(), 1, "helpers do not come back");
+    thread::scope(|scope| scope.spawn(|| drop(pool.enter())).join().unwrap());
+    assert_eq!(helpers(), 0);
+    assert_eq!(pool.shared.cores.free(), 2);
+}
+
+#[test]
+fn a_core_is_kept_for_its_quantum() {
+    for (quantum, kept) in [(Duration::MAX, true), (Duration::from_nanos(1), false)] {
+        let times = Times {
+            quantum,
+            ..Times::NONE
+        };
+        let pool = Pool::with_times(1, times);
+        let ran = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            let mut core = pool.enter();
+            scope.spawn(|| {
+                let _core = pool.enter();
+                ran.store(1, Ordering::SeqCst);
+            });
+            while pool.shared.cores.waiting() == 0 {
+                thread::yield_now();
+            }
+            core.yield_to_waiters();
+            assert_eq!(ran.load(Ordering::SeqCst) == 0, kept);
+        });
+    }
+}
+
+#[test]
 fn a_thread_with_a_core_never_waits_for_itself() {
     let pool = Pool::new(1);
     let outer = pool.enter();
@@ -174,7 +223,7 @@ fn workers_end_with_the_pool() {
 
 #[test]
 fn callers_complete_alone_in_a_forked_child() {
-    let mut shared = Shared::new(2);
+    let mut shared = Shared::new(2, Times::NONE);
     shared.cores.orphan();
     let pool = Arc::new(Pool {
         shared: Arc::new(shared),
