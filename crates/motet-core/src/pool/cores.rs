@@ -169,18 +169,18 @@ impl Cores {
         usize::try_from(self.balance.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
-    /// How many cores nobody uses or is likely to use again at once. A hint, as `free`.
+    /// How many cores nobody uses, less the one that another thread is likely to use again at once. A
+    /// hint, as `free`.
     pub(super) fn idle(&self) -> usize {
         let absence = self.times.absence;
-        if !absence.is_zero() {
-            let giver = self.last_giver.load(Ordering::Relaxed);
-            let given = Duration::from_nanos(self.last_given.load(Ordering::Relaxed));
-            let another = giver != 0 && giver != this_thread();
-            if another && self.start.elapsed().saturating_sub(given) < absence {
-                return 0;
-            }
+        if absence.is_zero() {
+            return self.free();
         }
-        self.free()
+        let giver = self.last_giver.load(Ordering::Relaxed);
+        let given = Duration::from_nanos(self.last_given.load(Ordering::Relaxed));
+        let another = giver != 0 && giver != this_thread();
+        let left = another && self.start.elapsed().saturating_sub(given) < absence;
+        self.free().saturating_sub(usize::from(left))
     }
 
     fn note_given(&self) {

@@ -133,21 +133,21 @@ fn a_core_is_left_for_a_while_to_the_thread_that_gave_it_back() {
         quantum: Duration::MAX,
         absence: Duration::MAX,
     };
-    let pool = Pool::with_times(2, long);
-    let helpers = || pool.shared.helpers(100, COSTLY);
-    assert_eq!(helpers(), 1);
-    drop(pool.enter());
-    assert_eq!(helpers(), 1, "it is this thread's own");
-    thread::scope(|scope| {
-        scope
-            .spawn(|| drop(pool.shared.cores.try_enter()))
-            .join()
-            .unwrap()
-    });
-    assert_eq!(helpers(), 1, "helpers do not come back");
-    thread::scope(|scope| scope.spawn(|| drop(pool.enter())).join().unwrap());
-    assert_eq!(helpers(), 0);
-    assert_eq!(pool.shared.cores.free(), 2);
+    // With more cores, the others help.
+    for (cores, left) in [(2, 0), (4, 2)] {
+        let pool = Pool::with_times(cores, long);
+        let elsewhere = |work: fn(&Pool)| {
+            thread::scope(|scope| scope.spawn(|| work(&pool)).join().unwrap());
+        };
+        let helpers = || pool.shared.helpers(100, COSTLY);
+        drop(pool.enter());
+        let _own = pool.enter();
+        assert_eq!(helpers(), cores - 1, "the last one was this thread's own");
+        elsewhere(|pool| drop(pool.shared.cores.try_enter()));
+        assert_eq!(helpers(), cores - 1, "helpers do not come back");
+        elsewhere(|pool| drop(pool.enter()));
+        assert_eq!(helpers(), left);
+    }
 }
 
 #[test]
