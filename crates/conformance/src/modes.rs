@@ -136,7 +136,7 @@ pub fn launched(
             .map(|t| t.layout.clone())
             .collect::<Vec<Layout>>()
     };
-    let step = backend.prepare(&kernel, &layouts(inputs), &layouts(&results))?;
+    let step = backend.prepare(&kernel, &layouts(inputs), &layouts(&results), &[])?;
     let scratch = heap().allocate(step.scratch_bytes())?;
     step.launch(&Launch {
         inputs: &locations(inputs),

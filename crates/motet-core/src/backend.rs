@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 use crate::kernel::Kernel;
 use crate::memory::Buffer;
 use crate::pool::Pool;
-use crate::shape::Layout;
+use crate::shape::{Layout, Spec};
+use crate::tensor::Tensor;
 
 /// Executes kernel classes on one kind of device.
 pub trait Backend: Send + Sync + 'static {
@@ -22,14 +23,20 @@ pub trait Backend: Send + Sync + 'static {
     /// copy. Every backend accepts row-major inputs.
     fn accepts(&self, kernel: &Kernel, index: usize, layout: &Layout) -> bool;
 
-    /// Makes everything about a launch that depends on layouts alone. Shapes and dtypes have been
-    /// checked against the primitive's rules; what the backend cannot do is
-    /// [`Unsupported`](crate::error::ErrorKind::Unsupported).
+    /// Whether steps of `kernel`, of this result, can run a program on that before they store it
+    /// ([`Kernel::Fused`]).
+    fn fuses(&self, kernel: &Kernel, result: &Spec) -> bool;
+
+    /// Makes everything about a launch that depends on layouts, and on inputs that are the same in
+    /// all launches: `constants` has their values, by input, and may be shorter than `inputs`.
+    /// Shapes and dtypes have been checked against the primitive's rules; what the backend cannot
+    /// do is [`Unsupported`](crate::error::ErrorKind::Unsupported).
     fn prepare(
         &self,
         kernel: &Kernel,
         inputs: &[Layout],
         outputs: &[Layout],
+        constants: &[Option<Tensor>],
     ) -> Result<Box<dyn Step>>;
 }
 
@@ -40,13 +47,19 @@ pub trait Step: Send + Sync {
         0
     }
 
+    /// Whether launches read this input. Not, where the step keeps a form of its own of a constant.
+    fn reads(&self, _input: usize) -> bool {
+        true
+    }
+
     /// Runs once. An `Err` (an index out of range, say) makes the outputs failed values.
     fn launch(&self, launch: &Launch<'_>) -> Result<()>;
 }
 
 /// Where a launch finds its operands.
 pub struct Launch<'a> {
-    /// The inputs, as many and in the layouts that were prepared for.
+    /// The inputs, as many and in the layouts that were prepared for. An input that the step does
+    /// not [read](Step::reads) is any place.
     pub inputs: &'a [Location<'a>],
     /// The outputs: row-major, not overlapping any input, holding anything.
     pub outputs: &'a [Location<'a>],

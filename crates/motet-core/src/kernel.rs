@@ -4,7 +4,7 @@
 //! parameters that the computation needs and none of MLX's spelling.
 
 use crate::program::Program;
-use crate::shape::{Axes, Shape};
+use crate::shape::{Axes, Shape, Spec};
 
 /// A computation on buffers. Inputs come in the layouts that the backend accepts
 /// ([`Backend::accepts`](crate::backend::Backend::accepts)), outputs are row-major.
@@ -218,6 +218,23 @@ pub enum Kernel {
     RandomBits,
     /// Linear algebra on each matrix of input 0.
     Linalg(Linalg),
+    /// A kernel with one output, and a program for every element of that. Plans alone have it, made
+    /// where the backend [fuses](crate::backend::Backend::fuses) the kernel.
+    Fused(Box<Fused>),
+}
+
+/// A kernel whose result is the first input of a program before it is stored. The inputs of both
+/// are the kernel's, then the program's other ones; the outputs are the program's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fused {
+    /// What runs first.
+    pub kernel: Kernel,
+    /// The number of its inputs.
+    pub inputs: usize,
+    /// What is computed of each element of its result.
+    pub program: Program,
+    /// The dtype and shape of its result, which is not stored.
+    pub result: Spec,
 }
 
 /// The parameters of a rotary position embedding.

@@ -239,12 +239,7 @@ impl ProgramBuilder {
             }
             Expr::Binary(op, a, b) => {
                 let (a, b) = (self.expr(a, inputs), self.expr(b, inputs));
-                let dtype = if op.is_comparison() {
-                    Dtype::Bool
-                } else {
-                    self.code[a].1
-                };
-                self.push(Instruction::Binary(*op, a, b), dtype)
+                self.binary(*op, a, b)
             }
             Expr::Select(condition, a, b) => {
                 let condition = self.expr(condition, inputs);
@@ -262,6 +257,16 @@ impl ProgramBuilder {
     /// A constant of this dtype.
     pub fn constant(&mut self, value: f64, dtype: Dtype) -> Register {
         self.push(Instruction::Constant(value), dtype)
+    }
+
+    /// A function of two registers of one dtype.
+    pub fn binary(&mut self, op: Binary, a: Register, b: Register) -> Register {
+        let dtype = if op.is_comparison() {
+            Dtype::Bool
+        } else {
+            self.code[a].1
+        };
+        self.push(Instruction::Binary(op, a, b), dtype)
     }
 
     /// A conversion; none if the register has the dtype already.

@@ -10,7 +10,8 @@ use motet_core::backend::{BACKENDS, Backend, Step};
 use motet_core::device::Device;
 use motet_core::error::Result;
 use motet_core::kernel::Kernel;
-use motet_core::shape::Layout;
+use motet_core::shape::{Layout, Spec};
+use motet_core::tensor::Tensor;
 
 mod attention;
 mod convert;
@@ -57,12 +58,19 @@ impl Backend for Cpu {
         layout.is_contiguous() || (module(kernel).accepts)(kernel, index, layout)
     }
 
+    fn fuses(&self, kernel: &Kernel, result: &Spec) -> bool {
+        let _ = (kernel, result);
+        false
+    }
+
     fn prepare(
         &self,
         kernel: &Kernel,
         inputs: &[Layout],
         outputs: &[Layout],
+        constants: &[Option<Tensor>],
     ) -> Result<Box<dyn Step>> {
+        let _ = constants;
         (module(kernel).prepare)(kernel, inputs, outputs)
     }
 }
@@ -134,5 +142,6 @@ fn module(kernel: &Kernel) -> Module {
         Kernel::Hadamard { .. } => file!(hadamard),
         Kernel::RandomBits => file!(random),
         Kernel::Linalg(_) => file!(linalg),
+        Kernel::Fused(fused) => module(&fused.kernel),
     }
 }

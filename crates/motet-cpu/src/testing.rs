@@ -40,7 +40,11 @@ pub(crate) fn run(kernel: &Kernel, inputs: &[&Tensor], outputs: &[Spec]) -> Resu
         assert!(Cpu.accepts(kernel, index, layout), "{index}: {layout:?}");
     }
     let results: Vec<Layout> = outputs.iter().map(Spec::layout).collect();
-    launch(&*Cpu.prepare(kernel, &layouts, &results)?, inputs, outputs)
+    launch(
+        &*Cpu.prepare(kernel, &layouts, &results, &[])?,
+        inputs,
+        outputs,
+    )
 }
 
 /// Launches a prepared step.

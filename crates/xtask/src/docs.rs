@@ -150,7 +150,7 @@ fn computes(backend: &dyn Backend, lowered: &Lowered, inputs: &[Spec], outputs: 
     let layouts = |specs: &[Spec]| specs.iter().map(Spec::layout).collect::<Vec<Layout>>();
     let read = inputs_read(kernel, inputs.len());
     backend
-        .prepare(kernel, &layouts(&inputs[..read]), &layouts(outputs))
+        .prepare(kernel, &layouts(&inputs[..read]), &layouts(outputs), &[])
         .is_ok()
 }
 

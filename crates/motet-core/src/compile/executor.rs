@@ -101,7 +101,7 @@ pub(crate) fn run_kernel(
     let layouts = |tensors: &[Tensor]| -> SmallVec<[Layout; 4]> {
         tensors.iter().map(|tensor| tensor.layout.clone()).collect()
     };
-    let step = backend.prepare(kernel, &layouts(&inputs), &layouts(&results))?;
+    let step = backend.prepare(kernel, &layouts(&inputs), &layouts(&results), &[])?;
     let scratch = heap().allocate(step.scratch_bytes())?;
     let scratch = Location {
         buffer: &scratch,

@@ -92,7 +92,9 @@ impl Plan {
             Kind::Kernel(_) => executor::run_step(backend, step, inputs, outputs, pool).ok(),
         });
         if fuse {
-            ir = passes::fuse(ir);
+            let fuses = |kernel: &Kernel, result: &Spec| backend.fuses(kernel, result);
+            ir = passes::fuse(passes::open_epilogues(ir, &fuses));
+            ir = passes::fuse_epilogues(ir, &fuses);
         }
         let pack = |tensor: &Tensor| executor::row_major(backend, tensor, pool);
         let placed = place(passes::dead_code(ir), backend, &pack)?;
@@ -119,7 +121,7 @@ impl Plan {
         let prepared: Vec<Box<dyn backend::Step>> = placed
             .kernels
             .iter()
-            .map(|kernel| prepare(kernel, backend))
+            .map(|kernel| prepare(kernel, &placed.constants, backend))
             .collect::<Result<_>>()?;
 
         // Temporaries that results lie in are allocations of their own; the others, and the scratch
@@ -167,12 +169,25 @@ impl Plan {
             .map(|p| (argument(p), p.layout.clone()))
             .collect();
         let with_scratch = placed.kernels.iter().zip(prepared).zip(scratch);
+        // The plan must not keep a constant in memory that no launch reads.
+        let input = |prepared: &dyn backend::Step, (index, place): (usize, &Place)| {
+            if prepared.reads(index) {
+                argument(place)
+            } else {
+                Argument {
+                    source: Source::Workspace,
+                    offset: 0,
+                }
+            }
+        };
         let steps = with_scratch.map(|((kernel, prepared), &scratch)| PlanStep {
             name: kernel.name.clone(),
             signature: kernel_signature(kernel),
             kernel: kernel.kernel.clone(),
+            inputs: (kernel.inputs.iter().enumerate())
+                .map(|place| input(&*prepared, place))
+                .collect(),
             prepared,
-            inputs: kernel.inputs.iter().map(argument).collect(),
             outputs: kernel.outputs.iter().map(argument).collect(),
             scratch,
         });
@@ -299,13 +314,22 @@ impl Plan {
     }
 }
 
-fn prepare(kernel: &PlacedKernel, backend: &dyn Backend) -> Result<Box<dyn backend::Step>> {
+fn prepare(
+    kernel: &PlacedKernel,
+    constants: &[Tensor],
+    backend: &dyn Backend,
+) -> Result<Box<dyn backend::Step>> {
     let layouts = |places: &[Place]| places.iter().map(|p| p.layout.clone()).collect::<Vec<_>>();
+    let constant = |place: &Place| match place.root {
+        Root::Constant(index) => constants[index].view(place.layout.clone(), place.offset as isize),
+        _ => None,
+    };
     backend
         .prepare(
             &kernel.kernel,
             &layouts(&kernel.inputs),
             &layouts(&kernel.outputs),
+            &kernel.inputs.iter().map(constant).collect::<Vec<_>>(),
         )
         .map_err(|error| error.context(&kernel.name, kernel_signature(kernel)))
 }

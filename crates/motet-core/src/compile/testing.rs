@@ -189,11 +189,16 @@ impl Backend for Mock {
         matches!(kernel, Kernel::Elementwise(_) | Kernel::Copy) || layout.is_contiguous()
     }
 
+    fn fuses(&self, kernel: &Kernel, _: &Spec) -> bool {
+        *kernel == Kernel::Softmax
+    }
+
     fn prepare(
         &self,
         kernel: &Kernel,
         inputs: &[Layout],
         outputs: &[Layout],
+        _: &[Option<Tensor>],
     ) -> Result<Box<dyn Step>> {
         if matches!(kernel, Kernel::Concatenate { .. }) {
             return Err(Error::unsupported("Concatenate", "the mock has none"));
@@ -209,7 +214,10 @@ impl Backend for Mock {
 
 impl Step for MockStep {
     fn scratch_bytes(&self) -> usize {
-        if self.kernel == Kernel::Softmax { 4 } else { 0 }
+        match self.kernel {
+            Kernel::Softmax | Kernel::Fused(_) => 4,
+            _ => 0,
+        }
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
@@ -240,6 +248,38 @@ impl Step for MockStep {
                 }
             }
             Kernel::Elementwise(program) => self.map(program, launch),
+            Kernel::Fused(fused) => {
+                let result = Tensor::allocate(&fused.result, heap())?;
+                let place = Location {
+                    buffer: &result.buffer,
+                    offset: 0,
+                };
+                let (head, others) = launch.inputs.split_at(fused.inputs);
+                let step = |kernel: &Kernel, inputs: Vec<Layout>, output: Layout| MockStep {
+                    kernel: kernel.clone(),
+                    inputs,
+                    outputs: vec![output],
+                };
+                let (from, rest) = self.inputs.split_at(fused.inputs);
+                step(&fused.kernel, from.to_vec(), result.layout.clone()).launch(&Launch {
+                    inputs: head,
+                    outputs: &[place],
+                    ..*launch
+                })?;
+                // The program may see the result in another shape.
+                let seen = fused.result.dtype.size();
+                assert_eq!(seen, self.outputs[0].dtype.size());
+                let rest = [&[self.outputs[0].clone()], rest].concat();
+                let map = step(&self.kernel, rest, self.outputs[0].clone());
+                let inputs = [&[place], others].concat();
+                map.map(
+                    &fused.program,
+                    &Launch {
+                        inputs: &inputs,
+                        ..*launch
+                    },
+                );
+            }
             Kernel::Sort { .. } => panic!("the mock cannot sort"),
             _ => return Err(Error::invalid("mock", "out of range")),
         }

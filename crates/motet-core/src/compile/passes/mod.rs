@@ -2,10 +2,12 @@
 
 mod common_subexpressions;
 mod dead_code;
+mod epilogues;
 mod fold_constants;
 mod fuse;
 
 pub(crate) use common_subexpressions::common_subexpressions;
 pub(crate) use dead_code::dead_code;
+pub(crate) use epilogues::{fuse_epilogues, open_epilogues};
 pub(crate) use fold_constants::fold_constants;
 pub(crate) use fuse::fuse;
