@@ -390,7 +390,7 @@ pub(crate) fn log_add_exp<L: Level>(a: f32, b: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::Portable;
+    use crate::simd::{Portable, Simd, leveled};
 
     /// The largest relative error over x, with subnormal results compared absolutely.
     fn worst(low: f32, high: f32, f: fn(f32) -> f32, reference: fn(f64) -> f64) -> f64 {
@@ -403,6 +403,7 @@ mod tests {
         })
     }
 
+    #[inline(always)]
     fn check<L: Level>() {
         let sigmoid64 = |x: f64| 1.0 / (1.0 + (-x).exp());
         type Case = (&'static str, f32, f32, fn(f32) -> f32, fn(f64) -> f64, f64);
@@ -441,10 +442,8 @@ mod tests {
 
     #[test]
     fn errors_are_as_small_as_promised() {
-        check::<Portable>();
-        #[cfg(target_arch = "x86_64")]
-        if crate::simd::Simd::detect() != crate::simd::Simd::Portable {
-            check::<crate::simd::Avx2>();
+        for simd in Simd::all() {
+            leveled!(simd, check());
         }
     }
 

@@ -1,27 +1,47 @@
 //! Which instructions the processor has, and how kernels are compiled for each choice.
 //!
-//! [`leveled!`] compiles one generic body twice, for every processor and for those with AVX2 and
-//! FMA; [`Simd`] says at run time which of the two may be called. Tests force the portable one.
+//! [`leveled!`] compiles one generic body for each level: for every processor, for those with AVX2,
+//! FMA and F16C, and for those with AVX-512. [`Simd`] says at run time which of them may be called. Tests
+//! go through [`Simd::all`].
 
 /// A choice of instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Simd {
     /// What every processor of the architecture has.
     Portable,
-    /// AVX2 and FMA.
+    /// AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// What [`Simd::Avx2`] has, and AVX-512 with its F, VL, BW and DQ parts.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
 }
 
 impl Simd {
     /// The best that this processor has.
     pub(crate) fn detect() -> Simd {
         #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
         {
-            return Simd::Avx2;
+            use std::arch::is_x86_feature_detected as has;
+            if has!("avx2") && has!("fma") && has!("f16c") {
+                let wide = has!("avx512f") && has!("avx512vl");
+                let wide = wide && has!("avx512bw") && has!("avx512dq");
+                return if wide { Simd::Avx512 } else { Simd::Avx2 };
+            }
         }
         Simd::Portable
+    }
+
+    /// All that this processor has, the best last.
+    #[cfg(test)]
+    pub(crate) fn all() -> Vec<Simd> {
+        match Simd::detect() {
+            Simd::Portable => vec![Simd::Portable],
+            #[cfg(target_arch = "x86_64")]
+            Simd::Avx2 => vec![Simd::Portable, Simd::Avx2],
+            #[cfg(target_arch = "x86_64")]
+            Simd::Avx512 => vec![Simd::Portable, Simd::Avx2, Simd::Avx512],
+        }
     }
 }
 
@@ -58,6 +78,18 @@ impl Level for Avx2 {
     }
 }
 
+/// [`Simd::Avx512`] as a type.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Avx512;
+
+#[cfg(target_arch = "x86_64")]
+impl Level for Avx512 {
+    #[inline(always)]
+    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+}
+
 /// `leveled!(simd, body(x: X, y: Y) -> R)` calls `body::<L>(x, y)`, compiled for `simd`, with `L`
 /// the [`Level`]. `body` must be `#[inline(always)]` and safe to call. Where it is generic over a
 /// second type, that follows its name: `leveled!(simd, body<S: Bound = f32>(x: S))`.
@@ -67,17 +99,25 @@ macro_rules! leveled {
         ($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)?
     ) => {{
         #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx2,fma")]
+        #[target_feature(enable = "avx2,fma,f16c")]
         fn avx2$(<$S: $bound>)?($($argument: $type),*) $(-> $result)? {
             $body::<$crate::simd::Avx2 $(, $S)?>($($argument),*)
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512vl,avx512bw,avx512dq")]
+        fn avx512$(<$S: $bound>)?($($argument: $type),*) $(-> $result)? {
+            $body::<$crate::simd::Avx512 $(, $S)?>($($argument),*)
         }
         match $simd {
             $crate::simd::Simd::Portable => {
                 $body::<$crate::simd::Portable $(, $actual)?>($($argument),*)
             }
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Simd::Avx2` exists only where the processor was found to have both.
+            // SAFETY: `Simd::Avx2` exists only where the processor was found to have all.
             $crate::simd::Simd::Avx2 => unsafe { avx2$(::<$actual>)?($($argument),*) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Simd::Avx512` exists only where the processor was found to have all.
+            $crate::simd::Simd::Avx512 => unsafe { avx512$(::<$actual>)?($($argument),*) },
         }
     }};
 }

@@ -1,4 +1,4 @@
-//! Instructions on float32 registers, compiled for every processor and for those with AVX2.
+//! Instructions on float32 registers, compiled for every level of [`Simd`].
 
 use half::f16;
 use motet_core::program::{Binary, Unary};
@@ -23,15 +23,23 @@ macro_rules! leveled {
             unsafe { $body }
         }
         #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx2,fma")]
+        #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn avx2(operands: [*const u8; 3], result: *mut u8, len: usize) {
             // SAFETY: the caller of a Run keeps the contract; the features are enabled here too.
             unsafe { body::<crate::simd::Avx2>(operands, result, len) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512vl,avx512bw,avx512dq")]
+        unsafe fn avx512(operands: [*const u8; 3], result: *mut u8, len: usize) {
+            // SAFETY: the caller of a Run keeps the contract; the features are enabled here too.
+            unsafe { body::<crate::simd::Avx512>(operands, result, len) }
         }
         match $simd {
             Simd::Portable => body::<Portable> as Run,
             #[cfg(target_arch = "x86_64")]
             Simd::Avx2 => avx2 as Run,
+            #[cfg(target_arch = "x86_64")]
+            Simd::Avx512 => avx512 as Run,
         }
     }};
 }
