@@ -36,6 +36,7 @@ mod random;
 mod real;
 mod reduce;
 mod rope;
+mod scratch;
 mod search;
 mod simd;
 mod softmax;

@@ -5,8 +5,9 @@ use motet_core::error::{Error, Result};
 use motet_core::program::{Binary, Instruction, Program, Register, Unary};
 use motet_core::shape::Layout;
 
+use super::prepared::{Action, Place, Prepared};
 use super::run::{Run, run, select};
-use super::{Action, Elementwise, Place, REGION_TILE_PS, TILE, cast, float32, other};
+use super::{TILE, cast, float32, other};
 use crate::operand::Walk;
 use crate::simd::Simd;
 
@@ -16,7 +17,7 @@ pub(super) fn plan(
     inputs: &[Layout],
     outputs: &[Layout],
     simd: Simd,
-) -> Result<Elementwise> {
+) -> Result<Prepared> {
     if inputs.len() != program.inputs.len() || outputs.len() != program.outputs.len() {
         return Err(Error::invalid(
             "Elementwise",
@@ -37,9 +38,11 @@ pub(super) fn plan(
     {
         return Err(Error::invalid("Elementwise", "the operands' shapes differ"));
     }
-    let expected = program.inputs.iter().copied();
-    let expected = expected.chain((0..outputs.len()).map(|output| program.output_dtype(output)));
-    if !expected.eq(inputs.iter().chain(outputs).map(|layout| layout.dtype)) {
+    let fits = |(layout, &dtype): (&Layout, &Dtype)| {
+        layout.dtype == dtype || (layout.dtype == held(dtype) && dtype.is_half())
+    };
+    let stored = |(output, layout): (usize, &Layout)| program.output_dtype(output) == layout.dtype;
+    if !inputs.iter().zip(&program.inputs).all(fits) || !outputs.iter().enumerate().all(stored) {
         return Err(Error::invalid(
             "Elementwise",
             "the operands' dtypes are not the program's",
@@ -57,19 +60,14 @@ pub(super) fn plan(
         .map(|&(_, dtype)| register_size(dtype))
         .max();
     let tile_bytes = TILE.min(len) * widest.unwrap_or(1);
-    let wanted = REGION_TILE_PS / planner.cost_ps.max(1) / TILE;
-    let region_tile = wanted.clamp(1, 256) * TILE;
-    Ok(Elementwise {
-        inputs: inputs.to_vec(),
-        outputs: outputs.to_vec(),
+    Ok(Prepared {
         once: planner.once,
         each: planner.each,
         slots: planner.slots.count,
         // One more line, so that slots do not compete for the same sets of the cache.
         slot_bytes: tile_bytes.next_multiple_of(64) + 64,
         len,
-        region_tile,
-        region_tile_ns: region_tile * planner.cost_ps / 1000,
+        cost_ps: planner.cost_ps,
     })
 }
 

@@ -9,6 +9,8 @@ use motet_core::tensor::Tensor;
 use num_complex::Complex32;
 
 use super::plan::plan;
+use super::{Elementwise, Memory, Prepared};
+use crate::scratch::with_scratch;
 use crate::simd::Simd;
 use crate::testing::{launch, noise, tensor, values};
 
@@ -20,7 +22,8 @@ fn run(program: &Program, inputs: &[&Tensor], shape: &[usize]) -> Vec<Tensor> {
     let layouts: Vec<Layout> = inputs.iter().map(|t| t.layout.clone()).collect();
     let results: Vec<Layout> = outputs.iter().map(Spec::layout).collect();
     let run = |simd| {
-        let step = plan(program, &layouts, &results, simd).unwrap();
+        let prepared = plan(program, &layouts, &results, simd).unwrap();
+        let step = Elementwise::new(prepared, &layouts, &results);
         launch(&step, inputs, &outputs).unwrap()
     };
     let (fast, portable) = (run(Simd::detect()), run(Simd::Portable));
@@ -440,4 +443,43 @@ fn what_is_not_defined_is_refused() {
     let outputs = std::slice::from_ref(&a);
     assert!(plan(&program, &[a.clone(), b], outputs, Simd::Portable).is_err());
     assert!(plan(&program, outputs, outputs, Simd::Portable).is_err());
+}
+
+#[test]
+fn parts_run_on_what_another_kernel_has_just_computed() {
+    // A row of float32 at a time stands for the float16 input 0; input 1 is a bias for each row.
+    let (rows, columns) = (5, 300);
+    let program = Program::from_expr(&(x() * x() + y()), &[Dtype::Float16; 2]);
+    let computed = noise(rows * columns, 2);
+    let bias: Vec<f16> = noise(columns, 3)
+        .iter()
+        .map(|&x| f16::from_f32(x))
+        .collect();
+    let mut layouts = [
+        Spec::new([rows, columns], Dtype::Float32).layout(),
+        Spec::new([rows, columns], Dtype::Float16).layout(),
+    ];
+    layouts[1].strides[0] = 0;
+    let result = Spec::new([rows, columns], Dtype::Float16).layout();
+    let prepared = Prepared::new(&program, &layouts, &[result], Simd::detect()).unwrap();
+    let mut got = vec![f16::ZERO; rows * columns];
+    for row in 0..rows {
+        let buffer = computed[row * columns..(row + 1) * columns].to_vec();
+        let start = row * columns;
+        let memory = Memory {
+            inputs: &[
+                buffer.as_ptr().wrapping_sub(start).cast(),
+                bias.as_ptr().cast(),
+            ],
+            outputs: &[got.as_mut_ptr().cast()],
+        };
+        with_scratch(prepared.scratch_bytes(), |scratch| {
+            // SAFETY: the range's elements are in the buffer, the bias and the result.
+            unsafe { prepared.run(&memory, scratch, start..start + columns) }
+        });
+    }
+    for (number, got) in got.into_iter().enumerate() {
+        let x = computed[number];
+        assert_eq!(got, f16::from_f32(x * x + bias[number % columns].to_f32()));
+    }
 }

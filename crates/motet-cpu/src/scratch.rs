@@ -1,0 +1,47 @@
+//! Temporary memory of a thread, for kernels whose threads each need some. It is kept for the next
+//! use, so that a launch allocates nothing.
+
+use std::cell::Cell;
+
+thread_local! {
+    static MEMORY: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+}
+
+/// A cache line, as which vectors want their memory aligned.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line {
+    _bytes: [u8; 64],
+}
+
+/// Calls `work` with the address of at least so many bytes that nobody else uses meanwhile. They
+/// hold anything, and are aligned to 64 bytes.
+pub(crate) fn with_scratch<R>(bytes: usize, work: impl FnOnce(*mut u8) -> R) -> R {
+    // Taken out: what `work` calls may want scratch memory too.
+    let mut lines = MEMORY.take();
+    let wanted = bytes.div_ceil(size_of::<Line>());
+    if lines.len() < wanted {
+        lines.resize(wanted, Line { _bytes: [0; 64] });
+    }
+    let result = work(lines.as_mut_ptr().cast());
+    MEMORY.set(lines);
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scratch_is_kept_aligned_and_apart() {
+        let outer = with_scratch(1000, |outer| {
+            assert_eq!(outer.addr() % 64, 0);
+            let inner = with_scratch(100, |inner| inner.addr());
+            assert!(!(outer.addr()..outer.addr() + 1000).contains(&inner));
+            // SAFETY: the memory has 1000 bytes.
+            unsafe { outer.write_bytes(7, 1000) };
+            outer.addr()
+        });
+        assert_eq!(with_scratch(1000, |again| again.addr()), outer);
+    }
+}
