@@ -2,32 +2,9 @@
 
 use motet_core::kernel::QuantizationMode;
 
-/// What `value` makes of each code.
-#[inline(always)]
-pub(super) fn unpack_bits(bits: usize, bytes: &[u8], to: &mut [f32], value: impl Fn(u32) -> f32) {
-    match bits {
-        2 => unpack_constant::<2>(bytes, to, value),
-        3 => unpack_constant::<3>(bytes, to, value),
-        4 => unpack_constant::<4>(bytes, to, value),
-        5 => unpack_constant::<5>(bytes, to, value),
-        6 => unpack_constant::<6>(bytes, to, value),
-        _ => unpack_constant::<8>(bytes, to, value),
-    }
-}
+use super::vector::{float4, float8};
 
-#[inline(always)]
-fn unpack_constant<const BITS: usize>(bytes: &[u8], to: &mut [f32], value: impl Fn(u32) -> f32) {
-    for (bytes, to) in bytes.chunks_exact(BITS).zip(to.chunks_exact_mut(8)) {
-        let mut word = [0; 8];
-        word[..BITS].copy_from_slice(bytes);
-        let word = u64::from_le_bytes(word);
-        for (i, to) in to.iter_mut().enumerate() {
-            *to = value((word >> (i * BITS)) as u32 & ((1 << BITS) - 1));
-        }
-    }
-}
-
-/// The inverse of unpacking.
+/// Packs codes of `bits` bits.
 pub(super) fn pack_bits(bits: usize, codes: &[u8], bytes: &mut [u8]) {
     for (codes, bytes) in codes.chunks_exact(8).zip(bytes.chunks_exact_mut(bits)) {
         let word = codes
@@ -38,39 +15,17 @@ pub(super) fn pack_bits(bits: usize, codes: &[u8], bytes: &mut [u8]) {
     }
 }
 
-/// The values of the codes; none for affine, whose codes are numbers.
+/// The values of the codes of a float format.
 pub(super) fn codes(mode: QuantizationMode) -> Vec<f32> {
     match mode {
-        QuantizationMode::Affine => Vec::new(),
-        QuantizationMode::Mxfp8 => (0..=255).map(e4m3).collect(),
-        QuantizationMode::Mxfp4 | QuantizationMode::Nvfp4 => {
-            let positive = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
-            positive
-                .into_iter()
-                .chain(positive.map(|x: f32| -x))
-                .collect()
-        }
-    }
-}
-
-/// The value of an 8-bit float: a sign, 4 bits of exponent, 3 of mantissa.
-pub(super) fn e4m3(code: u8) -> f32 {
-    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7));
-    let magnitude = match (exponent, code & 7) {
-        (15, 7) => f32::NAN,
-        (0, _) => mantissa * 2f32.powi(-9),
-        _ => (8.0 + mantissa) * 2f32.powi(exponent - 10),
-    };
-    if code & 0x80 == 0 {
-        magnitude
-    } else {
-        -magnitude
+        QuantizationMode::Mxfp8 => (0..=255).map(float8).collect(),
+        _ => (0..=15).map(float4).collect(),
     }
 }
 
 pub(super) fn decode_scale(code: u8, mode: QuantizationMode) -> f32 {
     match (mode, code) {
-        (QuantizationMode::Nvfp4, _) => e4m3(code),
+        (QuantizationMode::Nvfp4, _) => float8(code.into()),
         // 2^-127 is subnormal.
         (_, 0) => f32::from_bits(1 << 22),
         (_, code) => f32::from_bits(u32::from(code) << 23),
@@ -153,7 +108,7 @@ fn nearest(table: &[f32], value: f32) -> u8 {
 pub(super) fn nearest_positive_e4m3(value: f32) -> u8 {
     let mut best = (f32::INFINITY, 0);
     for code in 0..=0x7e {
-        let distance = (value.min(448.0) - e4m3(code)).abs();
+        let distance = (value.min(448.0) - float8(code.into())).abs();
         if distance < best.0 || (distance == best.0 && code % 2 == 0) {
             best = (distance, code);
         }
