@@ -3,125 +3,93 @@
 //!
 //! A scale is applied to what a group sums up to, and a bias to the sum of the group's x.
 
-use super::unpack::{Codes, Groups, Rows, eight};
+use super::unpack::{Codes, Rows, eight};
 use super::vector::{Lanes, Vector};
-use crate::number::Number;
-
-/// Rows of weights that share what is loaded of x, or rows of weights that are added to a result
-/// together.
-const TOGETHER: usize = 4;
 
 /// `out[i]` is the product of `x` and row `i`.
 #[inline(always)]
 pub(super) fn dots<L: Lanes, C: Codes>(x: &[f32], rows: Rows<'_>, out: &mut [f32]) {
-    let group_size = x.len() / rows.groups.max(1);
-    let x_sums: Vec<[f32; 8]> = match C::AFFINE {
-        true => x.chunks_exact(group_size).map(sum_of_eights).collect(),
-        false => Vec::new(),
-    };
-    let blocks = out.len() / TOGETHER * TOGETHER;
-    let (block_outs, rest) = out.split_at_mut(blocks);
-    for (block, out) in block_outs.chunks_exact_mut(TOGETHER).enumerate() {
-        let rows = std::array::from_fn(|i| rows.row(block * TOGETHER + i));
-        out.copy_from_slice(&dots_of::<L, C, TOGETHER>(x, &x_sums, group_size, rows));
+    match x.len() / rows.groups.max(1) / C::UNIT {
+        1 => dots_of::<L, C, 1>(x, rows, out),
+        2 => dots_of::<L, C, 2>(x, rows, out),
+        _ => dots_of::<L, C, 4>(x, rows, out),
     }
-    for (i, out) in rest.iter_mut().enumerate() {
-        [*out] = dots_of::<L, C, 1>(x, &x_sums, group_size, [rows.row(blocks + i)]);
+}
+
+/// [`dots`] of groups of so many units.
+#[inline(always)]
+fn dots_of<L: Lanes, C: Codes, const UNITS: usize>(x: &[f32], rows: Rows<'_>, out: &mut [f32]) {
+    let zero = L::Vector::splat(0.0);
+    let x_groups = || x.chunks_exact(UNITS * C::UNIT);
+    let x_sums: Vec<[f32; 8]> = x_groups().map(sum_of_eights).collect();
+    for (i, out) in out.iter_mut().enumerate() {
+        let row = rows.row(i);
+        let (mut total, mut bias_total) = (zero, zero);
+        let groups = row
+            .bytes
+            .chunks_exact(UNITS * C::UNIT_BYTES)
+            .zip(x_groups());
+        for ((bytes, x), &scale) in groups.zip(row.scales) {
+            let mut sums = [zero; 2];
+            for unit in 0..UNITS {
+                for i in 0..C::UNIT / 8 {
+                    let x = L::Vector::load(&x[unit * C::UNIT..].as_chunks::<8>().0[i]);
+                    let codes = &bytes[unit * C::UNIT_BYTES..];
+                    sums[i % 2] = eight::<C, L::Vector>(codes, i).mul_add::<L>(x, sums[i % 2]);
+                }
+            }
+            total = sums[0]
+                .add(sums[1])
+                .mul_add::<L>(L::Vector::splat(scale), total);
+        }
+        if C::AFFINE {
+            for (&bias, x_sum) in row.biases.iter().zip(&x_sums) {
+                let bias = L::Vector::splat(bias);
+                bias_total = L::Vector::load(x_sum).mul_add::<L>(bias, bias_total);
+            }
+        }
+        *out = total.add(bias_total).sum();
     }
 }
 
 /// The sum of vectors of eight.
 #[inline(always)]
 fn sum_of_eights(x: &[f32]) -> [f32; 8] {
-    let (eights, _) = x.as_chunks::<8>();
-    let add = |sum: [f32; 8], x: &[f32; 8]| std::array::from_fn(|i| sum[i] + x[i]);
-    eights.iter().fold([0.0; 8], add)
-}
-
-#[inline(always)]
-fn dots_of<L: Lanes, C: Codes, const R: usize>(
-    x: &[f32],
-    x_sums: &[[f32; 8]],
-    group_size: usize,
-    rows: [Groups<'_>; R],
-) -> [f32; R] {
-    let zero = L::Vector::splat(0.0);
-    let group_bytes = group_size * C::BITS / 8;
-    let mut totals = [zero; R];
-    for (group, x) in x.chunks_exact(group_size).enumerate() {
-        let bytes = rows.map(|row| &row.bytes[group * group_bytes..][..group_bytes]);
-        let mut sums = [zero; R];
-        for (i, x) in x.chunks_exact(C::UNIT).enumerate() {
-            let units = bytes.map(|bytes| &bytes[i * C::UNIT_BYTES..][..C::UNIT_BYTES]);
-            let (eights, _) = x.as_chunks::<8>();
-            for (i, x) in eights.iter().enumerate() {
-                let x = L::Vector::load(x);
-                for (sum, unit) in sums.iter_mut().zip(units) {
-                    *sum = eight::<C, L::Vector>(unit, i).mul_add::<L>(x, *sum);
-                }
-            }
-        }
-        for ((total, sum), row) in totals.iter_mut().zip(sums).zip(&rows) {
-            let scale = L::Vector::splat(row.scales[group]);
-            *total = sum.mul_add::<L>(scale, *total);
-            if C::AFFINE {
-                let bias = L::Vector::splat(row.biases[group]);
-                *total = L::Vector::load(&x_sums[group]).mul_add::<L>(bias, *total);
-            }
+    let mut sum = [0.0; 8];
+    for x in x.as_chunks::<8>().0 {
+        for i in 0..8 {
+            sum[i] += x[i];
         }
     }
-    totals.map(Vector::sum)
+    sum
 }
 
 /// `out` is the sum of the rows, each times its element of `x`.
 #[inline(always)]
 pub(super) fn weighted_sum<L: Lanes, C: Codes>(x: &[f32], rows: Rows<'_>, out: &mut [f32]) {
     let group_size = out.len() / rows.groups.max(1);
-    out.fill(0.0);
-    let mut biases = vec![0.0; if C::AFFINE { rows.groups } else { 0 }];
-    let blocks = x.len() / TOGETHER * TOGETHER;
-    let (block_xs, rest) = x.split_at(blocks);
-    let (many, _) = block_xs.as_chunks::<TOGETHER>();
-    for (block, &x) in many.iter().enumerate() {
-        let rows = std::array::from_fn(|i| rows.row(block * TOGETHER + i));
-        add_rows::<L, C, TOGETHER>(x, rows, group_size, out, &mut biases);
-    }
-    for (i, &x) in rest.iter().enumerate() {
-        add_rows::<L, C, 1>([x], [rows.row(blocks + i)], group_size, out, &mut biases);
-    }
-    for (out, bias) in out.chunks_exact_mut(group_size).zip(biases) {
-        out.iter_mut().for_each(|out| *out = out.add(bias));
-    }
-}
-
-#[inline(always)]
-fn add_rows<L: Lanes, C: Codes, const R: usize>(
-    x: [f32; R],
-    rows: [Groups<'_>; R],
-    group_size: usize,
-    out: &mut [f32],
-    biases: &mut [f32],
-) {
-    for (group, bias) in biases.iter_mut().enumerate() {
-        for (x, row) in x.iter().zip(&rows) {
-            *bias = L::mul_add(*x, row.biases[group], *bias);
-        }
-    }
     let group_bytes = group_size * C::BITS / 8;
-    for (group, out) in out.chunks_exact_mut(group_size).enumerate() {
-        let bytes = rows.map(|row| &row.bytes[group * group_bytes..][..group_bytes]);
-        let factors: [L::Vector; R] =
-            std::array::from_fn(|i| L::Vector::splat(x[i] * rows[i].scales[group]));
-        for (i, out) in out.chunks_exact_mut(C::UNIT).enumerate() {
-            let units = bytes.map(|bytes| &bytes[i * C::UNIT_BYTES..][..C::UNIT_BYTES]);
-            let (eights, _) = out.as_chunks_mut::<8>();
-            for (i, out) in eights.iter_mut().enumerate() {
-                let mut sum = L::Vector::load(out);
-                for (factor, unit) in factors.iter().zip(units) {
-                    sum = eight::<C, L::Vector>(unit, i).mul_add::<L>(*factor, sum);
+    let mut biases = vec![0.0; rows.groups];
+    out.fill(0.0);
+    for (i, &x) in x.iter().enumerate() {
+        let row = rows.row(i);
+        let bytes = row.bytes.chunks_exact(group_bytes);
+        let groups = bytes.zip(out.chunks_exact_mut(group_size)).zip(row.scales);
+        for ((bytes, out), &scale) in groups {
+            let factor = L::Vector::splat(x * scale);
+            let units = bytes.chunks_exact(C::UNIT_BYTES);
+            for (unit, out) in units.zip(out.chunks_exact_mut(C::UNIT)) {
+                for (i, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                    let values = eight::<C, L::Vector>(unit, i);
+                    values.mul_add::<L>(factor, L::Vector::load(out)).store(out);
                 }
-                sum.store(out);
             }
         }
+        for (sum, &bias) in biases.iter_mut().zip(row.biases) {
+            *sum = L::mul_add(x, bias, *sum);
+        }
+    }
+    for (out, bias) in out.chunks_exact_mut(group_size).zip(biases) {
+        out.iter_mut().for_each(|out| *out += bias);
     }
 }

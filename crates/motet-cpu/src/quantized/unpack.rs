@@ -16,8 +16,8 @@ pub(super) trait Codes: 'static {
     /// Bytes of a unit.
     const UNIT_BYTES: usize = Self::UNIT * Self::BITS / 8;
 
-    /// Eight codes of a word, from byte `skip`.
-    fn decode<V: Vector>(word: u64, skip: usize) -> V;
+    /// The values of the eight codes from byte `at` of a unit.
+    fn decode<V: Vector>(unit: &[u8], at: usize) -> V;
 }
 
 /// Codes that are numbers.
@@ -29,8 +29,8 @@ impl<const BITS: usize> Codes for Integers<BITS> {
     const AFFINE: bool = true;
 
     #[inline(always)]
-    fn decode<V: Vector>(word: u64, skip: usize) -> V {
-        V::integers(V::codes::<BITS>(word, skip))
+    fn decode<V: Vector>(unit: &[u8], at: usize) -> V {
+        V::integers(V::codes::<BITS>(unit, at))
     }
 }
 
@@ -43,8 +43,8 @@ impl<const UNIT: usize> Codes for Floats4<UNIT> {
     const AFFINE: bool = false;
 
     #[inline(always)]
-    fn decode<V: Vector>(word: u64, skip: usize) -> V {
-        V::floats4(V::codes::<4>(word, skip))
+    fn decode<V: Vector>(unit: &[u8], at: usize) -> V {
+        V::floats4(V::codes::<4>(unit, at))
     }
 }
 
@@ -57,8 +57,8 @@ impl Codes for Floats8 {
     const AFFINE: bool = false;
 
     #[inline(always)]
-    fn decode<V: Vector>(word: u64, skip: usize) -> V {
-        V::floats8(V::codes::<8>(word, skip))
+    fn decode<V: Vector>(unit: &[u8], at: usize) -> V {
+        V::floats8(V::codes::<8>(unit, at))
     }
 }
 
@@ -88,14 +88,10 @@ macro_rules! with_codes {
 }
 pub(super) use with_codes;
 
-/// Codes `8 * index` to `8 * index + 7` of a unit.
+/// The values of codes `8 * index` to `8 * index + 7` of a unit.
 #[inline(always)]
 pub(super) fn eight<C: Codes, V: Vector>(unit: &[u8], index: usize) -> V {
-    let place = index * C::BITS;
-    // The last ones are read with bytes before them, as a word of eight bytes must end with the unit.
-    let start = place.min(C::UNIT_BYTES - 8);
-    let word = unit[start..start + 8].try_into().expect("eight bytes");
-    C::decode(u64::from_le_bytes(word), place - start)
+    C::decode(&unit[..C::UNIT_BYTES], index * C::BITS)
 }
 
 /// Groups that follow each other in a row: their codes, and a scale and a bias for each, but no

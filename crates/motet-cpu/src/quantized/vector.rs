@@ -35,9 +35,8 @@ pub(super) trait Vector: Copy {
     /// `self * factor + term`.
     fn mul_add<L: Level>(self, factor: Self, term: Self) -> Self;
 
-    /// Eight codes of `BITS` bits that follow each other from byte `skip` of `word`, which holds
-    /// all of them.
-    fn codes<const BITS: usize>(word: u64, skip: usize) -> Self::Codes;
+    /// Eight codes of `BITS` bits that follow each other from byte `at`, of at least eight bytes.
+    fn codes<const BITS: usize>(bytes: &[u8], at: usize) -> Self::Codes;
     /// The codes as numbers.
     fn integers(codes: Self::Codes) -> Self;
     /// The values of 4-bit floats: a sign, 2 bits of exponent, 1 of mantissa.
@@ -89,6 +88,14 @@ pub(super) fn float8(code: u32) -> f32 {
     f32::from_bits(value.to_bits() | (code & 0x80) << 24)
 }
 
+/// Eight bytes with as many from `at` on as there are, and how many of the eight are before `at`.
+#[inline(always)]
+fn word(bytes: &[u8], at: usize) -> (u64, usize) {
+    let start = at.min(bytes.len() - 8);
+    let word = bytes[start..start + 8].try_into().expect("eight bytes");
+    (u64::from_le_bytes(word), at - start)
+}
+
 impl Vector for [f32; 8] {
     type Codes = [u32; 8];
 
@@ -117,7 +124,8 @@ impl Vector for [f32; 8] {
         std::array::from_fn(|i| L::mul_add(self[i], factor[i], term[i]))
     }
     #[inline(always)]
-    fn codes<const BITS: usize>(word: u64, skip: usize) -> [u32; 8] {
+    fn codes<const BITS: usize>(bytes: &[u8], at: usize) -> [u32; 8] {
+        let (word, skip) = word(bytes, at);
         let word = word >> (8 * skip);
         std::array::from_fn(|i| (word >> (i * BITS)) as u32 & ((1 << BITS) - 1))
     }
@@ -209,14 +217,16 @@ impl Vector for Avx {
         Avx(unsafe { _mm256_fmadd_ps(self.0, factor.0, term.0) })
     }
     #[inline(always)]
-    fn codes<const BITS: usize>(word: u64, skip: usize) -> __m256i {
+    fn codes<const BITS: usize>(bytes: &[u8], at: usize) -> __m256i {
         // SAFETY: as above; the tables are as long as the register.
         unsafe {
             let mask = _mm256_set1_epi32((1 << BITS) - 1);
             let shifted = if BITS == 4 {
-                let lanes = _mm256_set1_epi32((word >> (8 * skip)) as i32);
+                let word = bytes[at..at + 4].try_into().expect("four bytes");
+                let lanes = _mm256_set1_epi32(i32::from_le_bytes(word));
                 _mm256_srlv_epi32(lanes, _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28))
             } else {
+                let (word, skip) = word(bytes, at);
                 let bytes = _mm256_loadu_si256(Spread::<BITS>::BYTES[skip].as_ptr().cast());
                 let lanes = _mm256_shuffle_epi8(_mm256_set1_epi64x(word as i64), bytes);
                 let shifts = _mm256_loadu_si256(Spread::<BITS>::SHIFTS.as_ptr().cast());
