@@ -4,6 +4,8 @@
 //! over the keys in blocks of fixed size and keeps, for each row, the largest score so far, the sum
 //! of exponentials and the weighted sum of values, which it scales down when a larger score comes.
 //! All is summed in float32 (float64 for itself), rounded once. Blocks depend on shapes alone.
+//!
+//! Few rows are computed one after the other (`few`), many as lanes of vectors (`many`).
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -14,11 +16,17 @@ use motet_core::error::{Error, ErrorKind, Result};
 use motet_core::kernel::Kernel;
 use motet_core::shape::Layout;
 
-use crate::matmul::{Factor, Matrix, Operand, Sizes, Stack, matrix_steps, multiply};
+use crate::matmul::{Factor, Operand, Stack, matrix_steps};
 use crate::number::Number;
 use crate::operand::{Output, Strided, input};
-use crate::real::{Real, exp_minus, maximum};
-use crate::simd::{Level, Simd, leveled};
+use crate::real::Real;
+use crate::simd::Simd;
+
+mod few;
+mod lanes;
+mod many;
+
+use lanes::Fused;
 
 /// q, k and v with contiguous rows or columns; masks in any layout.
 pub(crate) fn accepts(kernel: &Kernel, index: usize, layout: &Layout) -> bool {
@@ -90,10 +98,12 @@ fn unexpected() -> Error {
     Error::new(ErrorKind::Internal, "attention", "unexpected operands")
 }
 
-/// Rows of queries in a tile: enough that packing keys and values for them is a small part.
+/// Rows of queries in a tile: enough that widening keys and values of half types is a small part.
 const ROWS: usize = 64;
-/// Keys in a block: its scores (64 KiB of float32 for 64 rows) stay in the second-level cache.
+/// Keys in a block: the scores of 16 rows (16 KiB of float32) stay in the first-level cache.
 const KEYS: usize = 256;
+/// Rows that are computed one after the other: as lanes, they would take the time of 16.
+const FEW_ROWS: usize = 4;
 
 struct Attention<T> {
     scale: f32,
@@ -160,7 +170,7 @@ struct Seen<S> {
     sum: S,
 }
 
-impl<T: Operand<Sum: Real>> Step for Attention<T> {
+impl<T: Operand<Sum: Fused>> Step for Attention<T> {
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
         let out = Output::<T>::new(&launch.outputs[0], &self.out)?;
         if out.len() == 0 {
@@ -176,7 +186,7 @@ impl<T: Operand<Sum: Real>> Step for Attention<T> {
         let batches = out.len() / self.values / rows;
         let row_tiles = rows.div_ceil(ROWS);
         let scores = rows.min(ROWS).saturating_mul(self.keys);
-        let cost_ns = scores.saturating_mul(8 + self.features + self.values) / 16;
+        let cost_ns = scores.saturating_mul(16 + self.features + self.values) / 40;
         launch
             .pool
             .for_each_tile(batches * row_tiles, cost_ns, &|tile| {
@@ -191,7 +201,7 @@ impl<T: Operand<Sum: Real>> Step for Attention<T> {
     }
 }
 
-impl<T: Operand<Sum: Real>> Attention<T> {
+impl<T: Operand<Sum: Fused>> Attention<T> {
     fn operands<'a>(&'a self, launch: &Launch<'a>) -> Result<Operands<'a, T>> {
         let mask = match &self.mask {
             Some(mask) => {
@@ -224,74 +234,25 @@ impl<T: Operand<Sum: Real>> Attention<T> {
 
     /// Computes some of the rows that share the keys with number `batch`.
     fn tile(&self, operands: &Operands<'_, T>, batch: usize, rows: Range<usize>, to: &mut [T]) {
-        let (m, simd, one) = (rows.len(), self.simd, T::Sum::ONE);
-        let q = self.scaled_queries(operands, batch, rows.clone());
-        let mut scores = vec![T::Sum::ZERO; m * self.keys.min(KEYS)];
-        let mut sums = vec![T::Sum::ZERO; m * self.values];
-        let first = |row: usize| match &operands.sinks {
+        if rows.len() <= FEW_ROWS {
+            self.few_rows(operands, batch, rows, to);
+        } else {
+            self.many_rows(operands, batch, rows, to);
+        }
+    }
+
+    /// What is known of a row before the first key.
+    fn first_seen(&self, operands: &Operands<'_, T>, batch: usize, row: usize) -> Seen<T::Sum> {
+        match &operands.sinks {
             Some(sinks) => Seen {
                 max: sinks[self.head(batch, row)],
-                sum: one,
+                sum: T::Sum::ONE,
             },
             None => Seen {
                 max: T::Sum::LOWEST,
                 sum: T::Sum::ZERO,
             },
-        };
-        let mut seen: Vec<Seen<T::Sum>> = rows.clone().map(first).collect();
-        let end = self.last_key(operands, rows.clone());
-        for start in (0..end).step_by(KEYS) {
-            let keys = start..end.min(start + KEYS);
-            let n = keys.len();
-            let scores = &mut scores[..m * n];
-            let by_rows = |data, row_step| Matrix {
-                data,
-                row_step,
-                column_step: 1,
-            };
-            let (k, features) = (self.features, 0..self.features);
-            let use_keys = |keys: Matrix<'_, T::Sum>| {
-                let transposed = Matrix {
-                    data: keys.data,
-                    row_step: keys.column_step,
-                    column_step: keys.row_step,
-                };
-                let q = by_rows(&q, k);
-                multiply(Sizes { m, k, n }, one, q, transposed, false, scores, n);
-            };
-            self.k
-                .with_block(operands.k, batch, keys.clone(), features, use_keys);
-            self.hide(operands, batch, rows.clone(), keys.clone(), scores);
-            let lines = scores.chunks_mut(n).zip(sums.chunks_mut(self.values));
-            for ((scores, sums), seen) in lines.zip(&mut seen) {
-                leveled!(simd, weigh<S: Real = T::Sum>(
-                    scores: &mut [S], sums: &mut [S], seen: &mut Seen<S>
-                ));
-            }
-            let sizes = Sizes {
-                m,
-                k: n,
-                n: self.values,
-            };
-            let use_values = |values: Matrix<'_, T::Sum>| {
-                multiply(
-                    sizes,
-                    one,
-                    by_rows(scores, n),
-                    values,
-                    true,
-                    &mut sums,
-                    self.values,
-                );
-            };
-            self.v
-                .with_block(operands.v, batch, keys, 0..self.values, use_values);
         }
-        for (sums, seen) in sums.chunks_mut(self.values).zip(seen) {
-            let scale = one / seen.sum;
-            sums.iter_mut().for_each(|sum| *sum *= scale);
-        }
-        T::store(&sums, to);
     }
 
     /// The head, among those of the queries, that a row belongs to.
@@ -299,30 +260,33 @@ impl<T: Operand<Sum: Real>> Attention<T> {
         batch % self.kv_heads * self.group + row / self.queries
     }
 
-    /// The queries of some rows, row-major, times the scale.
+    /// Calls `store(row, feature, element)` for the queries of some rows, times the scale; rows are
+    /// counted from the first of these.
     fn scaled_queries(
         &self,
         operands: &Operands<'_, T>,
         batch: usize,
         rows: Range<usize>,
-    ) -> Vec<T::Sum> {
-        let mut scaled = Vec::with_capacity(rows.len() * self.features);
+        mut store: impl FnMut(usize, usize, T::Sum),
+    ) {
         let scale = T::Sum::from_f32(self.scale);
         let mut row = rows.start;
         while row < rows.end {
             let (head, query) = (row / self.queries, row % self.queries);
             let queries = query..self.queries.min(query + rows.end - row);
-            row += queries.len();
-            let (batch, count) = (batch * self.group + head, queries.len());
+            let (first, count) = (row - rows.start, queries.len());
+            row += count;
+            let batch = batch * self.group + head;
             self.q
                 .with_block(operands.q, batch, queries, 0..self.features, |q| {
                     for row in 0..count {
-                        let element = |i: usize| q.data[row * q.row_step + i * q.column_step];
-                        scaled.extend((0..self.features).map(|i| element(i) * scale));
+                        for feature in 0..self.features {
+                            let element = q.data[row * q.row_step + feature * q.column_step];
+                            store(first + row, feature, element * scale);
+                        }
                     }
                 });
         }
-        scaled
     }
 
     /// How many keys the query of a row sees, if the order of both decides.
@@ -343,7 +307,8 @@ impl<T: Operand<Sum: Real>> Attention<T> {
         visible.max().unwrap_or(0)
     }
 
-    /// Applies mask and causality to scores of these rows and keys.
+    /// Applies mask and causality to scores of these rows and keys. Those of a row are `row_step`
+    /// from the next one's, those of a key `key_step`.
     fn hide(
         &self,
         operands: &Operands<'_, T>,
@@ -351,65 +316,50 @@ impl<T: Operand<Sum: Real>> Attention<T> {
         rows: Range<usize>,
         keys: Range<usize>,
         scores: &mut [T::Sum],
+        [row_step, key_step]: [usize; 2],
     ) {
         let n = keys.len();
         let (mut marks_of_row, mut added) = (Vec::new(), vec![T::Sum::ZERO; n]);
-        for (row, scores) in rows.zip(scores.chunks_mut(n)) {
-            if let Some((mask, marks)) = operands.mask {
-                let head = self.head(batch, row);
-                let place = [batch / self.kv_heads, head, row % self.queries, keys.start];
-                let offset = |(&place, &stride): (&usize, &isize)| place as isize * stride;
-                let first: isize = place.iter().zip(&mask.strides).map(offset).sum();
-                let offsets = (0..n as isize).map(|key| first + key * mask.strides[3]);
-                match marks {
-                    Marks::Keep(marks) => {
-                        for (score, offset) in scores.iter_mut().zip(offsets) {
-                            // SAFETY: the mask broadcasts to the scores, so this is an element.
-                            if !unsafe { marks.get(offset) } {
-                                *score = T::Sum::MIN;
-                            }
+        for (i, row) in rows.enumerate() {
+            let scores = scores[i * row_step..].iter_mut().step_by(key_step).take(n);
+            let seen = self.visible(row).saturating_sub(keys.start).min(n);
+            let Some((mask, marks)) = operands.mask else {
+                scores.skip(seen).for_each(|score| *score = T::Sum::MIN);
+                continue;
+            };
+            let head = self.head(batch, row);
+            let place = [batch / self.kv_heads, head, row % self.queries, keys.start];
+            let offset = |(&place, &stride): (&usize, &isize)| place as isize * stride;
+            let first: isize = place.iter().zip(&mask.strides).map(offset).sum();
+            let offsets = (0..n as isize).map(|key| first + key * mask.strides[3]);
+            match marks {
+                Marks::Keep(marks) => {
+                    for (key, (score, offset)) in scores.zip(offsets).enumerate() {
+                        // SAFETY: the mask broadcasts to the scores, so this is an element.
+                        if key >= seen || !unsafe { marks.get(offset) } {
+                            *score = T::Sum::MIN;
                         }
                     }
-                    Marks::Add(marks) => {
-                        marks_of_row.clear();
-                        // SAFETY: as above.
-                        marks_of_row.extend(offsets.map(|offset| unsafe { marks.get(offset) }));
-                        T::load(&marks_of_row, &mut added);
-                        let pairs = scores.iter_mut().zip(&added);
-                        pairs.for_each(|(score, &mark)| *score += mark);
+                }
+                Marks::Add(marks) => {
+                    marks_of_row.clear();
+                    // SAFETY: as above.
+                    marks_of_row.extend(offsets.map(|offset| unsafe { marks.get(offset) }));
+                    T::load(&marks_of_row, &mut added);
+                    for (key, (score, &mark)) in scores.zip(&added).enumerate() {
+                        let marked = *score + mark;
+                        *score = if key < seen { marked } else { T::Sum::MIN };
                     }
                 }
             }
-            let hidden = self.visible(row).saturating_sub(keys.start).min(n);
-            scores[hidden..].fill(T::Sum::MIN);
         }
     }
 }
 
-/// Makes scores the weights of their values, relative to the largest score so far, and scales what
-/// was summed before down to that.
+/// What scores are taken relative to. Where all are minus infinity, differences to that are NaN.
 #[inline(always)]
-fn weigh<L: Level, S: Real>(scores: &mut [S], sums: &mut [S], seen: &mut Seen<S>) {
-    let largest = maximum(scores);
-    let max = if largest > seen.max {
-        largest
-    } else {
-        seen.max
-    };
-    // Where all is minus infinity so far, differences to it are NaN.
-    let center = if max == S::LOWEST { S::ZERO } else { max };
-    let sum = exp_minus::<L, S>(scores, center);
-    if seen.max != max {
-        let scale = (seen.max - max).exp::<L>();
-        seen.sum *= scale;
-        // What a hidden key left must not survive, even where it is too large to be scaled.
-        let scaled = |x: S| if scale == S::ZERO { S::ZERO } else { x * scale };
-        sums.iter_mut().for_each(|x| *x = scaled(*x));
-    }
-    *seen = Seen {
-        max,
-        sum: seen.sum + sum,
-    };
+fn center<S: Real>(max: S) -> S {
+    if max == S::LOWEST { S::ZERO } else { max }
 }
 
 #[cfg(test)]

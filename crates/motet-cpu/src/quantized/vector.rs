@@ -22,6 +22,11 @@ impl Lanes for crate::simd::Avx2 {
     type Vector = Avx;
 }
 
+#[cfg(target_arch = "x86_64")]
+impl Lanes for crate::simd::Avx512 {
+    type Vector = Avx;
+}
+
 /// Eight float32.
 pub(super) trait Vector: Copy {
     /// Eight codes, each in the low bits of its lane.
