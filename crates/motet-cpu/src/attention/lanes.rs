@@ -74,8 +74,8 @@ fn scores_of<L: Level, S: Fused, const N: usize>(
     to: &mut [Lanes<S>],
 ) {
     let mut rows: [&[S]; N] = [&[]; N];
-    for n in 0..N {
-        rows[n] = &keys.data[(first + n) * keys.row_step..][..q.len()];
+    for (n, row) in rows.iter_mut().enumerate() {
+        *row = &keys.data[(first + n) * keys.row_step..][..q.len()];
     }
     let mut sums = [[S::ZERO; LANES]; N];
     for f in 0..q.len() {
