@@ -23,6 +23,7 @@ mod fft;
 mod hadamard;
 mod indexing;
 mod indices;
+mod lanes;
 #[cfg(feature = "linalg")]
 mod linalg;
 mod masked_scatter;

@@ -156,23 +156,24 @@ pub(crate) fn sigmoid<L: Level>(x: f32) -> f32 {
     1.0 / (1.0 + exp::<L>(-x))
 }
 
+/// `exp(x) - 1` for |x| <= 80. One formula for small and large x: `2^n * (exp(r) - 1) + (2^n - 1)`.
+#[inline(always)]
+fn expm1_moderate<L: Level>(x: f32) -> f32 {
+    let shifted = L::mul_add(x, LOG2_E, ROUNDER);
+    let n = shifted - ROUNDER;
+    let r = L::mul_add(n, -LN_2_LOW, L::mul_add(n, -LN_2_HIGH, x));
+    let power = power_of_two(shifted.to_bits().wrapping_sub(ROUNDER.to_bits()) as i32);
+    L::mul_add(power, expm1_near_zero::<L>(r), power - 1.0)
+}
+
 /// The hyperbolic tangent.
 #[inline(always)]
 pub(crate) fn tanh<L: Level>(x: f32) -> f32 {
-    let square = x * x;
-    let p = polynomial::<L, 5>(
-        square,
-        [
-            -5.704_978_4e-3,
-            2.063_908e-2,
-            -5.373_971e-2,
-            0.133_314_42,
-            -0.333_332_8,
-        ],
-    );
-    let near = L::mul_add(square * x, p, x);
-    let far = 1.0 - 2.0 / (exp::<L>(2.0 * x.abs()) + 1.0);
-    if x.abs() < 0.625 { near } else { far }.copysign(x)
+    // From 9.1 on the result is 1; NaN passes through.
+    let a = x.abs();
+    let a = if a > 9.1 { 9.1 } else { a };
+    let t = expm1_moderate::<L>(a + a);
+    (t / (t + 2.0)).copysign(x)
 }
 
 /// The inverse of the hyperbolic tangent.
@@ -192,38 +193,24 @@ pub(crate) fn atanh_f64(x: f64) -> f64 {
 /// The error function.
 #[inline(always)]
 pub(crate) fn erf<L: Level>(x: f32) -> f32 {
-    let square = x * x;
-    let p = polynomial::<L, 7>(
-        square,
-        [
-            7.889_12e-5,
-            -8.020_841e-4,
-            5.189_535e-3,
-            -2.685_444_5e-2,
-            0.112_836,
-            -0.376_126_27,
-            0.128_379_17,
-        ],
-    );
-    let near = L::mul_add(x, p, x);
-    // From 1 on: 1 - exp(-q), and 4 is as good as infinity.
+    // 1 - exp(-q(x)), with a polynomial q; 4 is as good as infinity, and NaN passes through.
     let a = x.abs();
     let a = if a > 4.0 { 4.0 } else { a };
-    let q = polynomial::<L, 8>(
+    let q = polynomial::<L, 9>(
         a,
         [
-            2.169_770_7e-5,
-            -4.414_737_5e-4,
-            4.205_29e-3,
-            -2.521_035_4e-2,
-            0.108_422_12,
-            0.633_216_4,
-            1.129_580_3,
-            -1.884_699_6e-4,
+            -9.256_311e-6,
+            1.176_416_6e-4,
+            -6.328_382e-4,
+            1.667_029_7e-3,
+            -1.603_981_5e-4,
+            -1.915_306_2e-2,
+            0.102_777_83,
+            0.636_619_4,
+            std::f32::consts::FRAC_2_SQRT_PI,
         ],
     );
-    let far = (1.0 - exp::<L>(-q)).copysign(x);
-    if a < 1.0 { near } else { far }
+    (-expm1_moderate::<L>(-q * a)).copysign(x)
 }
 
 /// The inverse of the error function; infinite at 1 and -1, NaN outside.

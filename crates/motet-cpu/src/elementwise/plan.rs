@@ -5,9 +5,10 @@ use motet_core::error::{Error, Result};
 use motet_core::program::{Binary, Instruction, Program, Register, Unary};
 use motet_core::shape::Layout;
 
+use super::link::Open;
 use super::prepared::{Action, Place, Prepared};
 use super::run::{Run, run, select};
-use super::{TILE, cast, float32, other};
+use super::{STREAM_BYTES, TILE, cast, float32, other};
 use crate::operand::Walk;
 use crate::simd::Simd;
 
@@ -53,6 +54,8 @@ pub(super) fn plan(
         planner.instruction(register)?;
     }
     planner.store_the_rest();
+    let bytes: usize = outputs.iter().map(|output| output.spec().bytes()).sum();
+    let streams = bytes >= STREAM_BYTES && planner.stream();
 
     let widest = program
         .code
@@ -63,6 +66,9 @@ pub(super) fn plan(
     Ok(Prepared {
         once: planner.once,
         each: planner.each,
+        constants: planner.constants,
+        streams,
+        simd,
         slots: planner.slots.count,
         // One more line, so that slots do not compete for the same sets of the cache.
         slot_bytes: tile_bytes.next_multiple_of(64) + 64,
@@ -77,7 +83,7 @@ fn register_size(dtype: Dtype) -> usize {
 }
 
 /// The dtype as which a register is held.
-fn held(dtype: Dtype) -> Dtype {
+pub(super) fn held(dtype: Dtype) -> Dtype {
     if dtype.is_half() {
         Dtype::Float32
     } else {
@@ -87,38 +93,43 @@ fn held(dtype: Dtype) -> Dtype {
 
 /// Slots of the scratch buffer: free ones are used again.
 #[derive(Default)]
-struct Slots {
+pub(super) struct Slots {
     free: Vec<usize>,
     count: usize,
 }
 
 impl Slots {
-    fn take(&mut self) -> usize {
+    pub(super) fn take(&mut self) -> usize {
         self.free.pop().unwrap_or_else(|| self.take_forever())
     }
 
     /// A slot that was not used before, for what is written once before all tiles.
-    fn take_forever(&mut self) -> usize {
+    pub(super) fn take_forever(&mut self) -> usize {
         self.count += 1;
         self.count - 1
     }
 }
 
-struct Planner<'a> {
-    program: &'a Program,
-    inputs: &'a [Layout],
+pub(super) struct Planner<'a> {
+    pub(super) program: &'a Program,
+    pub(super) inputs: &'a [Layout],
     simd: Simd,
     /// For each register the one that holds its value: another where a cast changes nothing.
-    root: Vec<Register>,
+    pub(super) root: Vec<Register>,
     /// For each root the last instruction that reads it; `usize::MAX` where the end does.
-    last_use: Vec<usize>,
-    places: Vec<Option<Place>>,
+    pub(super) last_use: Vec<usize>,
+    pub(super) places: Vec<Option<Place>>,
     /// Whether each output has been written in place.
-    stored: Vec<bool>,
-    slots: Slots,
+    pub(super) stored: Vec<bool>,
+    pub(super) slots: Slots,
     once: Vec<Action>,
-    each: Vec<Action>,
-    cost_ps: usize,
+    pub(super) each: Vec<Action>,
+    /// The chain that is open.
+    pub(super) open: Option<Open>,
+    /// The slot that chains convert in.
+    pub(super) block: Option<usize>,
+    pub(super) constants: Vec<f32>,
+    pub(super) cost_ps: usize,
 }
 
 impl<'a> Planner<'a> {
@@ -163,6 +174,9 @@ impl<'a> Planner<'a> {
             slots: Slots::default(),
             once: Vec::new(),
             each: Vec::new(),
+            open: None,
+            block: None,
+            constants: Vec::new(),
             cost_ps: 100,
         }
     }
@@ -172,29 +186,28 @@ impl<'a> Planner<'a> {
         if self.root[register] != register {
             return Ok(());
         }
+        // Inputs and constants are loaded where they are first read.
+        if matches!(
+            instruction,
+            Instruction::Input(_) | Instruction::Constant(_)
+        ) || self.chain(register)
+        {
+            return Ok(());
+        }
+        self.close();
         match instruction {
-            // Loaded where it is first read.
-            Instruction::Input(_) | Instruction::Constant(_) => return Ok(()),
+            Instruction::Input(_) | Instruction::Constant(_) => {}
             Instruction::Cast(a) => {
                 let from = self.program.code[a].1;
                 let operand = self.place(a);
                 let result = self.result(register);
                 if dtype.is_half() {
                     // Through the half type, to round.
-                    let wide = if held(from) == Dtype::Float32 {
-                        operand
-                    } else {
-                        let wide = Place::Slot(self.slots.take());
-                        self.run(cast::cast(from, dtype), [operand; 3], wide, 200);
-                        wide
-                    };
                     let half = Place::Slot(self.slots.take());
-                    self.run(narrow(dtype, self.simd), [wide; 3], half, 200);
+                    self.run(cast::cast(from, dtype), [operand; 3], result, 200);
+                    self.run(narrow(dtype, self.simd), [result; 3], half, 200);
                     self.run(widen(dtype, self.simd), [half; 3], result, 200);
                     self.free(half);
-                    if wide != operand {
-                        self.free(wide);
-                    }
                 } else {
                     self.run(cast::cast(from, dtype), [operand; 3], result, 200);
                 }
@@ -258,27 +271,28 @@ impl<'a> Planner<'a> {
             }
             let register = self.program.outputs[output];
             let dtype = self.program.code[register].1;
+            if held(dtype) == Dtype::Float32 {
+                self.store(output);
+                continue;
+            }
             let from = self.place(register);
             let to = Place::Output {
                 index: output,
                 size: dtype.size(),
             };
-            let run = if dtype.is_half() {
-                narrow(dtype, self.simd)
-            } else {
-                match dtype.size() {
-                    1 => run!(one, u8 => u8, |x| x),
-                    2 => run!(one, u16 => u16, |x| x),
-                    4 => run!(one, u32 => u32, |x| x),
-                    _ => run!(one, [u32; 2] => [u32; 2], |x| x),
-                }
+            let run = match dtype.size() {
+                1 => run!(one, u8 => u8, |x| x),
+                2 => run!(one, u16 => u16, |x| x),
+                4 => run!(one, u32 => u32, |x| x),
+                _ => run!(one, [u32; 2] => [u32; 2], |x| x),
             };
             self.run(run, [from; 3], to, 150);
         }
+        self.close();
     }
 
     /// Where a register's value is; loads inputs and constants.
-    fn place(&mut self, register: Register) -> Place {
+    pub(super) fn place(&mut self, register: Register) -> Place {
         let register = self.root[register];
         if let Some(place) = self.places[register] {
             return place;
@@ -302,7 +316,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Whether a register has one value in all tiles.
-    fn is_constant(&self, register: Register) -> bool {
+    pub(super) fn is_constant(&self, register: Register) -> bool {
         match self.program.code[register].0 {
             Instruction::Constant(_) => true,
             Instruction::Input(index) => {
@@ -365,7 +379,7 @@ impl<'a> Planner<'a> {
     }
 
     /// A place for a new register: an output that stores it as it is, or a slot.
-    fn result(&mut self, register: Register) -> Place {
+    pub(super) fn result(&mut self, register: Register) -> Place {
         let dtype = self.program.code[register].1;
         let stores = |&output: &usize| {
             let stored = self.program.outputs[output];
@@ -385,7 +399,7 @@ impl<'a> Planner<'a> {
         place
     }
 
-    fn free(&mut self, place: Place) {
+    pub(super) fn free(&mut self, place: Place) {
         if let Place::Slot(slot) = place {
             self.slots.free.push(slot);
         }
@@ -402,7 +416,7 @@ impl<'a> Planner<'a> {
 }
 
 /// The registers that an instruction reads.
-fn operands(instruction: Instruction) -> impl Iterator<Item = Register> {
+pub(super) fn operands(instruction: Instruction) -> impl Iterator<Item = Register> {
     let operands = match instruction {
         Instruction::Input(_) | Instruction::Constant(_) => [None; 3],
         Instruction::Unary(_, a) | Instruction::Cast(a) => [Some(a), None, None],

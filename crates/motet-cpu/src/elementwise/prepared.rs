@@ -9,9 +9,12 @@ use std::ops::Range;
 use motet_core::error::Result;
 use motet_core::program::Program;
 use motet_core::shape::Layout;
+use smallvec::SmallVec;
 
+use super::chain::{self, Link, MAX_LINKS, Op};
 use super::run::Run;
 use super::{TILE, plan};
+use crate::lanes::fence;
 use crate::operand::Walk;
 use crate::simd::Simd;
 
@@ -24,6 +27,19 @@ pub(super) enum Place {
     Output { index: usize, size: usize },
     /// In a slot of the scratch buffer, from its start.
     Slot(usize),
+    /// The one float32 of an input that has it for all elements.
+    Scalar(usize),
+    /// One of the program's float32 constants.
+    Constant(usize),
+}
+
+/// A link of a chain, with its operand's place instead of its address.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PlacedLink {
+    pub(super) op: Op,
+    pub(super) place: Place,
+    pub(super) step: usize,
+    pub(super) scalar: bool,
 }
 
 /// One action on a tile.
@@ -48,6 +64,12 @@ pub(super) enum Action {
         operands: [Place; 3],
         result: Place,
     },
+    /// Runs a chain of float32 operations.
+    Chain {
+        links: Vec<PlacedLink>,
+        /// The slot of a block in between.
+        block: usize,
+    },
 }
 
 /// A program made ready for operands of certain layouts. Immutable: any number of threads run it at
@@ -57,6 +79,11 @@ pub(crate) struct Prepared {
     pub(super) once: Vec<Action>,
     /// What is done for each tile.
     pub(super) each: Vec<Action>,
+    /// What [`Place::Constant`] is.
+    pub(super) constants: Vec<f32>,
+    /// Whether outputs are written past the caches.
+    pub(super) streams: bool,
+    pub(super) simd: Simd,
     pub(super) slots: usize,
     pub(super) slot_bytes: usize,
     /// Elements in all.
@@ -127,6 +154,9 @@ impl Prepared {
                 unsafe { self.act(action, memory, scratch, tile, TILE.min(end - tile)) }
             }
         }
+        if self.streams {
+            fence();
+        }
     }
 
     /// Does one action for `len` elements from number `start` on.
@@ -148,6 +178,8 @@ impl Prepared {
             }
             Place::Output { index, size } => memory.outputs[index].wrapping_add(start * size),
             Place::Slot(number) => slot(number),
+            Place::Scalar(index) => memory.inputs[index].cast_mut(),
+            Place::Constant(index) => (&raw const self.constants[index]).cast_mut().cast(),
         };
         match action {
             Action::Run {
@@ -159,6 +191,26 @@ impl Prepared {
                 // SAFETY: the plan chose the loop by the registers' types, defined its operands
                 // before it, and gave the result a place of its own.
                 unsafe { run(operands, find(*result), len) }
+            }
+            Action::Chain { links, block } => {
+                let block = slot(*block).cast();
+                let mut found = SmallVec::<[Link; MAX_LINKS]>::new();
+                for link in links {
+                    let address = find(link.place);
+                    found.push(Link {
+                        op: match link.op {
+                            Op::Stream if address.addr() % 64 != 0 => Op::Store,
+                            op => op,
+                        },
+                        address,
+                        step: link.step,
+                        scalar: link.scalar,
+                        block,
+                    });
+                }
+                // SAFETY: as above; constants are one element, which the links say, and blocks are
+                // in slots of their own.
+                unsafe { chain::run(self.simd, &found, len) }
             }
             Action::Gather {
                 input,
