@@ -67,6 +67,14 @@ impl Trial {
         with_stream(&stream, || self.modes(backend)).map_err(|error| format!("{self:?}: {error}"))
     }
 
+    /// Compares what something else made of its inputs with the reference.
+    ///
+    /// # Errors
+    /// The first difference.
+    pub fn compare(&self, got: &[Tensor]) -> Verdict {
+        self.refer(&self.values, got)
+    }
+
     /// Compares with the reference for inputs of these values.
     fn refer(&self, inputs: &[Value], got: &[Tensor]) -> Verdict {
         let got: Vec<Value> = got.iter().map(Value::of).collect();

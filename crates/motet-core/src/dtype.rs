@@ -115,6 +115,7 @@ impl Dtype {
     /// assert_eq!(Dtype::Float16.promote(Dtype::Bfloat16), Dtype::Float32);
     /// assert_eq!(Dtype::Uint8.promote(Dtype::Int8), Dtype::Int16);
     /// ```
+    #[doc(alias = "result_type")]
     pub fn promote(self, other: Dtype) -> Dtype {
         use Dtype::*;
         match (self, other) {

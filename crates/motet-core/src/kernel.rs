@@ -369,7 +369,7 @@ impl Default for Quantization {
 /// What quantised codes and scales mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum QuantizationMode {
-    /// `code * scale + bias`, of 2, 3, 4, 5, 6 or 8 bits.
+    /// `code * scale + bias`, of 1, 2, 3, 4, 5, 6 or 8 bits.
     Affine,
     /// 4-bit floats with a power of two for each 32.
     Mxfp4,

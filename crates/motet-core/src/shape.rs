@@ -73,6 +73,7 @@ impl Shape {
     }
 
     /// The shape that numpy broadcasting gives for two shapes.
+    #[doc(alias = "broadcast_shapes")]
     pub fn broadcast(&self, other: &Shape) -> Result<Shape> {
         let rank = self.len().max(other.len());
         let mut dims: SmallVec<[usize; 6]> = SmallVec::from_elem(1, rank);

@@ -114,7 +114,7 @@ impl Packed {
         } = quantization;
         let known = match mode {
             QuantizationMode::Affine => {
-                matches!(group_size, 32 | 64 | 128) && matches!(bits, 2..=6 | 8)
+                matches!(group_size, 32 | 64 | 128) && matches!(bits, 1..=6 | 8)
             }
             QuantizationMode::Mxfp4 => (group_size, bits) == (32, 4),
             QuantizationMode::Mxfp8 => (group_size, bits) == (32, 8),

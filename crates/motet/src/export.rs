@@ -1,5 +1,7 @@
 //! Exporting functions: closures traced and written to `.mlxfn` files, which motet and MLX import.
 
+mod plain;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,6 +11,8 @@ use motet_core::compile::trace::{Signature, trace};
 use motet_core::error::{Error, Result};
 use motet_core::export::reader::ExportedFile;
 use motet_core::shape::Spec;
+
+use plain::plain;
 
 /// Keyword inputs by name.
 pub type Keywords = BTreeMap<String, Array>;
@@ -151,6 +155,18 @@ impl Exporter<'_> {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for an operation that the format cannot say;
     /// where the file cannot be written, which then is as it was.
     pub fn close(self) -> Result<()> {
-        self.file.save(&self.path)
+        save(&self.file, &self.path)
     }
+}
+
+/// Writes a file that MLX can run on a CPU.
+pub(crate) fn save(file: &ExportedFile, path: &Path) -> Result<()> {
+    let functions = file.functions.iter().map(plain);
+    ExportedFile {
+        functions: functions.collect::<Result<_>>()?,
+        metadata: file.metadata.clone(),
+        version: file.version.clone(),
+        shapeless: file.shapeless,
+    }
+    .save(path)
 }

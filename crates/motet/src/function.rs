@@ -6,19 +6,20 @@ use std::time::Instant;
 
 use motet_core::array::Array;
 use motet_core::compile::cache::PlanCache;
-use motet_core::compile::executor::run_primitive;
 use motet_core::compile::plan::Plan;
 use motet_core::compile::trace::{Signature, trace};
 use motet_core::context::current_stream;
 use motet_core::error::{Error, Result};
 use motet_core::export::reader::ExportedFile;
-use motet_core::graph::Graph;
+use motet_core::graph::{Graph, Node};
 use motet_core::node::{Definition, Executable};
 use motet_core::options::{CallOptions, CancelToken};
 use motet_core::pool::Pool;
 use motet_core::shape::Spec;
 use motet_core::stream::Stream;
 use motet_core::tensor::Tensor;
+
+use crate::export::save;
 
 /// Reads the functions of a `.mlxfn` file. MLX's `import_function`.
 ///
@@ -161,7 +162,7 @@ impl Function {
     /// cannot be written.
     pub fn export(&self, path: impl AsRef<Path>) -> Result<()> {
         match self.closure {
-            None => self.file.save(path.as_ref()),
+            None => save(&self.file, path.as_ref()),
             Some(_) => Err(Error::invalid(
                 "export",
                 "a compiled closure has no signature of its own; pass the closure to \
@@ -271,35 +272,42 @@ impl Function {
     ) -> Result<Vec<Array>> {
         let graph = &self.file.functions[index];
         let specs = graph.specialize(specs)?;
-        let mut values: Vec<Option<Array>> = vec![None; graph.values.len()];
-        for (&value, argument) in graph.inputs.iter().zip(arguments) {
-            values[value] = Some(argument.clone());
-        }
-        for (value, constant) in &graph.constants {
-            values[*value] = Some(Array::from_tensor(constant.clone()));
-        }
-        let known = |values: &[Option<Array>], ids: &[usize]| -> Result<Vec<Array>> {
-            let get = |&id: &usize| values[id].clone();
-            ids.iter()
-                .map(get)
-                .collect::<Option<_>>()
-                .ok_or_else(|| Error::file("call", "the graph uses a value before it is defined"))
-        };
-        for (number, node) in graph.nodes.iter().enumerate() {
-            let inputs = known(&values, &node.inputs)?;
+        replay(graph, arguments, |node, inputs| {
             let outputs: Vec<Spec> = node.outputs.iter().map(|&v| specs[v].clone()).collect();
-            let operation = Arc::new(GraphNode {
-                graph: Arc::clone(graph),
-                number,
-            });
-            let arrays =
-                Array::from_executable(operation, &inputs, &outputs, stream, &self.options);
-            for (&value, array) in node.outputs.iter().zip(arrays) {
-                values[value] = Some(array);
-            }
-        }
-        known(&values, &graph.outputs)
+            let primitive = Arc::new(node.primitive.clone());
+            let arrays = Array::from_executable(primitive, inputs, &outputs, stream, &self.options);
+            Ok(arrays)
+        })
     }
+}
+
+/// What a graph makes of these inputs, where `make` says what a node makes of its own.
+pub(crate) fn replay(
+    graph: &Graph,
+    inputs: &[Array],
+    mut make: impl FnMut(&Node, &[Array]) -> Result<Vec<Array>>,
+) -> Result<Vec<Array>> {
+    let mut values: Vec<Option<Array>> = vec![None; graph.values.len()];
+    for (&value, input) in graph.inputs.iter().zip(inputs) {
+        values[value] = Some(input.clone());
+    }
+    for (value, constant) in &graph.constants {
+        values[*value] = Some(Array::from_tensor(constant.clone()));
+    }
+    let known = |values: &[Option<Array>], ids: &[usize]| -> Result<Vec<Array>> {
+        let get = |&id: &usize| values[id].clone();
+        ids.iter()
+            .map(get)
+            .collect::<Option<_>>()
+            .ok_or_else(|| Error::file("call", "the graph uses a value before it is defined"))
+    };
+    for node in &graph.nodes {
+        let arrays = make(node, &known(&values, &node.inputs)?)?;
+        for (&value, array) in node.outputs.iter().zip(arrays) {
+            values[value] = Some(array);
+        }
+    }
+    known(&values, &graph.outputs)
 }
 
 /// One call of a plan: one command of its stream.
@@ -325,34 +333,6 @@ impl Executable for CompiledCall {
         between_steps: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Vec<Tensor>> {
         self.plan.call(inputs, pool, between_steps)
-    }
-}
-
-/// A node of an imported graph, executed as it is.
-struct GraphNode {
-    graph: Arc<Graph>,
-    number: usize,
-}
-
-impl Executable for GraphNode {
-    fn name(&self) -> &str {
-        self.graph.nodes[self.number].primitive.name()
-    }
-
-    fn definition(&self) -> Option<Definition<'_>> {
-        let primitive = &self.graph.nodes[self.number].primitive;
-        Some(Definition::Primitive(primitive))
-    }
-
-    fn execute(
-        &self,
-        inputs: &[Tensor],
-        outputs: &[Spec],
-        pool: &Pool,
-        _: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<Vec<Tensor>> {
-        let primitive = &self.graph.nodes[self.number].primitive;
-        run_primitive(primitive, inputs, outputs, pool)
     }
 }
 

@@ -176,21 +176,25 @@ pub mod memory {
     use motet_core::memory::heap;
 
     /// Bytes in arrays and workspaces that are in use; mapped files are not counted.
+    #[doc(alias = "get_active_memory")]
     pub fn active() -> usize {
         heap().active()
     }
 
     /// The most bytes in use at once since the start or [`reset_peak`].
+    #[doc(alias = "get_peak_memory")]
     pub fn peak() -> usize {
         heap().peak()
     }
 
     /// Forgets the peak so far.
+    #[doc(alias = "reset_peak_memory")]
     pub fn reset_peak() {
         heap().reset_peak();
     }
 
     /// Bytes in freed buffers that are kept for reuse.
+    #[doc(alias = "get_cache_memory")]
     pub fn cached() -> usize {
         heap().cached()
     }
@@ -202,6 +206,7 @@ pub mod memory {
 
     /// Sets the most bytes that may be in use, beyond which work fails with
     /// [`ErrorKind::Memory`](crate::ErrorKind::Memory); returns what it was.
+    #[doc(alias = "set_memory_limit")]
     pub fn set_limit(bytes: usize) -> usize {
         heap().set_limit(bytes)
     }

@@ -105,6 +105,25 @@ fn lazy_captures_are_recorded_and_evaluated_ones_are_constants() {
     assert_eq!(graph.matches("= constant").count(), 1);
 }
 
+/// MLX crashes on those that are not.
+#[test]
+fn axes_are_recorded_from_the_start() {
+    let f = |x: &[Array]| {
+        let pair = ops::concatenate(&[x[0].clone(), x[0].clone()], -1)?;
+        let running = ops::cumsum(&pair, -2, ops::Scan::default())?;
+        let apart = ops::unflatten(&running, -1, [2, 2])?;
+        let least = ops::argmin(&apart, -1)?;
+        let sorted = ops::sort(&apart, -1)?;
+        let order = ops::argsort(&sorted, -2)?;
+        Ok(vec![ops::take_along_axis(&sorted, &order, -2)?, least])
+    };
+    let x = array(&[3.0, 1.0, 2.0, 5.0], &[2, 2]);
+    let file = File::new("axes");
+    export_function(&file.0, f, std::slice::from_ref(&x)).unwrap();
+    let graph = file.import()[0].signatures()[0].to_string();
+    assert!(graph.contains("axis: ") && !graph.contains("axis: -"), "{graph}");
+}
+
 #[test]
 fn unused_inputs_repeated_outputs_and_inputs_as_outputs() {
     let f = |x: &[Array]| {

@@ -205,6 +205,14 @@ fn affine(values: &[f32], bits: usize, codes: &mut Vec<u32>) -> (f32, f32) {
     let high = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let most = (2f32.powi(bits as i32)) - 1.0;
     let step = ((high - low) / most).max(1e-7);
+    if bits == 1 {
+        codes.extend(
+            values
+                .iter()
+                .map(|value| nearest_step(value, step, low, most)),
+        );
+        return (step, low);
+    }
     let (edge, step) = if low.abs() > high.abs() {
         (low, step)
     } else {
@@ -219,9 +227,13 @@ fn affine(values: &[f32], bits: usize, codes: &mut Vec<u32>) -> (f32, f32) {
     codes.extend(
         values
             .iter()
-            .map(|value| ((value - bias) / scale).round_ties_even().clamp(0.0, most) as u32),
+            .map(|value| nearest_step(value, scale, bias, most)),
     );
     (scale, bias)
+}
+
+fn nearest_step(value: &f32, scale: f32, bias: f32, most: f32) -> u32 {
+    ((value - bias) / scale).round_ties_even().clamp(0.0, most) as u32
 }
 
 /// Codes of a group, and its scale's code.
@@ -239,10 +251,14 @@ fn floats(values: &[f32], mode: QuantizationMode, codes: &mut Vec<u32>) -> u32 {
         }
     };
     let divisor = scale_value(code, mode) as f32;
-    let table: Vec<f32> = match eight {
-        true => (0..256).map(|code| e4m3(code) as f32).collect(),
-        false => (0..16).map(|code| fp4(code) as f32).collect(),
-    };
+    if eight {
+        codes.extend(values.iter().map(|value| {
+            let value = value / divisor;
+            nearest_e4m3(value.abs()) | u32::from(value.is_sign_negative()) << 7
+        }));
+        return code;
+    }
+    let table: Vec<f32> = (0..16).map(|code| fp4(code) as f32).collect();
     let nearest = |value: &f32| {
         let distance = |code: usize| (value / divisor - table[code]).abs();
         let codes = (0..table.len()).filter(|&code| !distance(code).is_nan());

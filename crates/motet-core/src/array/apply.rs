@@ -9,17 +9,13 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::array::{Array, Operand};
-use crate::compile::executor::run_primitive;
 use crate::context::current_stream;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::node::{Definition, Executable};
 use crate::ops::Primitive;
 use crate::ops::broadcast::Broadcast;
 use crate::ops::elementwise::AsType;
-use crate::pool::Pool;
 use crate::shape::{Shape, Spec};
-use crate::tensor::Tensor;
 
 /// The lazy outputs of a primitive on the calling thread's default stream. Inputs are taken as they
 /// are: see [`promote`] and [`broadcast`].
@@ -51,7 +47,7 @@ fn apply_recorded(
     let outputs = primitive.infer(&specs, recorded)?;
     let stream = current_stream()?;
     Ok(Array::from_executable(
-        Arc::new(Operation(primitive)),
+        Arc::new(primitive),
         inputs,
         &outputs,
         &stream,
@@ -200,27 +196,4 @@ fn each<A, B, const N: usize>(
         )
     };
     converted.try_into().map_err(wrong)
-}
-
-/// A primitive, executed as it is.
-struct Operation(Primitive);
-
-impl Executable for Operation {
-    fn name(&self) -> &str {
-        self.0.name()
-    }
-
-    fn definition(&self) -> Option<Definition<'_>> {
-        Some(Definition::Primitive(&self.0))
-    }
-
-    fn execute(
-        &self,
-        inputs: &[Tensor],
-        outputs: &[Spec],
-        pool: &Pool,
-        _: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<Vec<Tensor>> {
-        run_primitive(&self.0, inputs, outputs, pool)
-    }
 }

@@ -12,6 +12,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::Kernel;
 use crate::memory::heap;
+use crate::node::{Definition, Executable};
 use crate::ops::{Lowered, Primitive, View};
 use crate::pool::Pool;
 use crate::shape::{Layout, Spec};
@@ -44,6 +45,27 @@ pub fn run_primitive(
         }
     };
     run().map_err(|error: Error| error.context(name, signature(&specs, outputs)))
+}
+
+/// A node of a primitive, executed as it is.
+impl Executable for Primitive {
+    fn name(&self) -> &str {
+        self.name()
+    }
+
+    fn definition(&self) -> Option<Definition<'_>> {
+        Some(Definition::Primitive(self))
+    }
+
+    fn execute(
+        &self,
+        inputs: &[Tensor],
+        outputs: &[Spec],
+        pool: &Pool,
+        _: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Vec<Tensor>> {
+        run_primitive(self, inputs, outputs, pool)
+    }
 }
 
 fn missing(name: &str, index: usize) -> Error {

@@ -15,7 +15,7 @@ impl Quantization {
     fn exists(&self) -> bool {
         match self.mode {
             QuantizationMode::Affine => {
-                matches!(self.group_size, 32 | 64 | 128) && matches!(self.bits, 2..=6 | 8)
+                matches!(self.group_size, 32 | 64 | 128) && matches!(self.bits, 1..=6 | 8)
             }
             QuantizationMode::Mxfp4 => (self.group_size, self.bits) == (32, 4),
             QuantizationMode::Mxfp8 => (self.group_size, self.bits) == (32, 8),
@@ -322,7 +322,7 @@ fn quantizations() -> Vec<Quantization> {
     let mut all = Vec::new();
     for mode in [Affine, Mxfp4, Mxfp8, Nvfp4] {
         for group_size in [16, 32, 64, 128] {
-            all.extend((2..=8).map(|bits| Quantization {
+            all.extend((1..=8).map(|bits| Quantization {
                 group_size,
                 bits,
                 mode,

@@ -38,6 +38,11 @@ pub(super) fn quantize_affine(bits: usize, values: &[f32], codes: &mut [u8]) -> 
     let high = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let last = ((1u32 << bits) - 1) as f32;
     let mut scale = ((high - low) / last).max(1e-7);
+    if bits == 1 {
+        // Both edges are represented exactly.
+        encode(values, scale, low, last, codes);
+        return (scale, low);
+    }
     // The edge that is further from zero is represented exactly, and so is zero.
     let edge = if low.abs() > high.abs() {
         low
@@ -51,10 +56,14 @@ pub(super) fn quantize_affine(bits: usize, values: &[f32], codes: &mut [u8]) -> 
         scale = edge / steps;
         bias = edge;
     }
+    encode(values, scale, bias, last, codes);
+    (scale, bias)
+}
+
+fn encode(values: &[f32], scale: f32, bias: f32, last: f32, codes: &mut [u8]) {
     for (code, value) in codes.iter_mut().zip(values) {
         *code = ((value - bias) / scale).round_ties_even().clamp(0.0, last) as u8;
     }
-    (scale, bias)
 }
 
 /// Codes of a group and the code of its scale.
@@ -72,7 +81,7 @@ pub(super) fn quantize_float(
             6.0
         };
     let scale_code = match mode {
-        QuantizationMode::Nvfp4 => nearest_positive_e4m3(scale),
+        QuantizationMode::Nvfp4 => to_e4m3(scale),
         _ if scale == 0.0 => 127,
         _ => {
             let exponent = scale.log2().round();
@@ -86,7 +95,10 @@ pub(super) fn quantize_float(
     };
     let scale = decode_scale(scale_code, mode);
     for (code, value) in codes.iter_mut().zip(values) {
-        *code = nearest(table, value / scale);
+        *code = match mode {
+            QuantizationMode::Mxfp8 => to_e4m3(value / scale),
+            _ => nearest(table, value / scale),
+        };
     }
     scale_code
 }
@@ -103,15 +115,15 @@ fn nearest(table: &[f32], value: f32) -> u8 {
     best.1
 }
 
-/// The nearest 8-bit float of a number that is not negative: the even code on ties, the largest
-/// beyond it.
-pub(super) fn nearest_positive_e4m3(value: f32) -> u8 {
-    let mut best = (f32::INFINITY, 0);
-    for code in 0..=0x7e {
-        let distance = (value.min(448.0) - float8(code.into())).abs();
-        if distance < best.0 || (distance == best.0 && code % 2 == 0) {
-            best = (distance, code);
-        }
-    }
-    best.1
+/// The nearest 8-bit float: the even code on ties, the largest beyond it.
+pub(super) fn to_e4m3(value: f32) -> u8 {
+    let size = value.abs().min(448.0);
+    let code = if size < 1.0 / 64.0 {
+        (size * 512.0).round_ties_even() as u32
+    } else {
+        // Of a float32's mantissa 20 bits are dropped; its exponent is 120 larger.
+        let bits = size.to_bits();
+        ((bits + 0x7ffff + (bits >> 20 & 1)) >> 20) - (120 << 3)
+    };
+    code as u8 | u8::from(value.is_sign_negative()) << 7
 }

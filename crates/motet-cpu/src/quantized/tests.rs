@@ -2,7 +2,7 @@ use motet_core::dtype::Element;
 use motet_core::shape::Spec;
 use motet_core::tensor::Tensor;
 
-use super::codes::nearest_positive_e4m3;
+use super::codes::to_e4m3;
 use super::vector::float8;
 use super::*;
 use crate::testing::{noise, run, tensor, values};
@@ -34,7 +34,7 @@ fn affine(group_size: usize, bits: usize) -> Quantization {
 }
 
 pub(super) fn all() -> Vec<Quantization> {
-    let bits = [2, 3, 4, 5, 6, 8];
+    let bits = [1, 2, 3, 4, 5, 6, 8];
     let affine = bits.map(|bits| affine([32, 64, 128][bits % 3], bits));
     affine.into_iter().chain(FLOAT_MODES).collect()
 }
@@ -146,11 +146,26 @@ fn known_groups_have_known_codes() {
         (vec![-1.0], vec![12.0])
     );
     assert_eq!(values::<u32>(&packed[0])[0], 0xcccc_c0fc);
+    // Codes of 8 bits go to even, and keep a zero's sign.
+    let mut x = [0.0f32; 32];
+    x[..4].copy_from_slice(&[448.0, -1e-9, 17.0, 19.0]);
+    x[4..7].copy_from_slice(&[-17.0, -1.0 / 1024.0, 3.0 / 1024.0]);
+    let packed = quantize(FLOAT_MODES[1], &[32], &x);
+    assert_eq!(values::<u8>(&packed[1]), [127]);
+    assert_eq!(values::<u32>(&packed[0])[..2], [0x5a58_807e, 0x0002_80d8]);
+    let mut x = [0.0f32; 32];
+    x[..5].copy_from_slice(&[0.25, 0.75, 0.5, 0.0, 1.0]);
+    let packed = quantize(affine(32, 1), &[32], &x);
+    assert_eq!(values::<u32>(&packed[0]), [0b10010]);
+    assert_eq!(
+        (values::<f32>(&packed[1]), values::<f32>(&packed[2])),
+        (vec![1.0], vec![0.0])
+    );
     assert_eq!(
         [float8(0x7e), float8(1), float8(0xb8)],
         [448.0, 2f32.powi(-9), -1.0]
     );
-    assert!(float8(0x7f).is_nan() && nearest_positive_e4m3(1e9) == 0x7e);
+    assert!(float8(0x7f).is_nan() && to_e4m3(1e9) == 0x7e);
     assert_eq!(
         decode_scale(0, QuantizationMode::Mxfp4),
         2f32.powi(-126) / 2.0

@@ -1,7 +1,7 @@
 //! Unpacking: what packed codes are, in vectors of eight.
 //!
 //! [`Codes`] is a way of packing. Codes are read in units of 16 or 32, which never reach over the
-//! end of a group and are at least eight bytes.
+//! end of a group and, but for those of single bits, are at least eight bytes.
 
 use super::vector::{Lanes, Vector};
 
@@ -31,6 +31,20 @@ impl<const BITS: usize> Codes for Integers<BITS> {
     #[inline(always)]
     fn decode<V: Vector>(unit: &[u8], at: usize) -> V {
         V::integers(V::codes::<BITS>(unit, at))
+    }
+}
+
+/// Codes that are 0 or 1.
+pub(super) struct Bits;
+
+impl Codes for Bits {
+    const BITS: usize = 1;
+    const UNIT: usize = 32;
+    const AFFINE: bool = true;
+
+    #[inline(always)]
+    fn decode<V: Vector>(unit: &[u8], at: usize) -> V {
+        V::integers(V::codes::<1>(&[unit[at], 0, 0, 0, 0, 0, 0, 0], 0))
     }
 }
 
@@ -66,7 +80,7 @@ impl Codes for Floats8 {
 macro_rules! with_codes {
     ($quantization:expr, $C:ident => $body:expr) => {{
         use motet_core::kernel::QuantizationMode::*;
-        use $crate::quantized::unpack::{Floats4, Floats8, Integers};
+        use $crate::quantized::unpack::{Bits, Floats4, Floats8, Integers};
         macro_rules! with {
             ($type:ty) => {{
                 type $C = $type;
@@ -74,6 +88,7 @@ macro_rules! with_codes {
             }};
         }
         match ($quantization.mode, $quantization.bits) {
+            (Affine, 1) => with!(Bits),
             (Affine, 2) => with!(Integers<2>),
             (Affine, 3) => with!(Integers<3>),
             (Affine, 4) => with!(Integers<4>),

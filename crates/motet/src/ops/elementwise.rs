@@ -61,18 +61,25 @@ macro_rules! unary {
 
 unary! {
     /// Absolute value; for complex64 the modulus, as float32.
+    #[doc(alias = "absolute")]
     abs = primitive::Abs, unary: -2.5 => 2.5;
     /// Inverse cosine.
+    #[doc(alias = "acos")]
     arccos = primitive::ArcCos, unary_float: 1.0 => 0.0;
     /// Inverse hyperbolic cosine.
+    #[doc(alias = "acosh")]
     arccosh = primitive::ArcCosh, unary_float: 1.0 => 0.0;
     /// Inverse sine.
+    #[doc(alias = "asin")]
     arcsin = primitive::ArcSin, unary_float: 1.0 => 1.570_796_3;
     /// Inverse hyperbolic sine.
+    #[doc(alias = "asinh")]
     arcsinh = primitive::ArcSinh, unary_float: 0.0 => 0.0;
     /// Inverse tangent.
+    #[doc(alias = "atan")]
     arctan = primitive::ArcTan, unary_float: 1.0 => 0.785_398_2;
     /// Inverse hyperbolic tangent.
+    #[doc(alias = "atanh")]
     arctanh = primitive::ArcTanh, unary_float: 0.0 => 0.0;
     /// The least whole number that is not less.
     ceil = primitive::Ceil, unary: 1.25 => 2.0;
@@ -146,6 +153,7 @@ binary! {
     /// `a + b`; `or` for bools, wraps for integers.
     add = primitive::Add, binary: 1.5f32, 2.0 => f32 3.5;
     /// The angle of the point (b, a) in radians.
+    #[doc(alias = "atan2")]
     arctan2 = primitive::ArcTan2, binary_float: 0.0f32, 1.0 => f32 0.0;
     /// Bits that are set in both; `and` for bools.
     bitwise_and = bits(BitwiseOp::And), binary: 6, 3 => i32 2;
@@ -164,6 +172,7 @@ binary! {
     /// Whether `a >= b`.
     greater_equal = primitive::GreaterEqual, binary: 2, 2 => bool true;
     /// `a` with its bits moved to higher places; for shifts by the dtype's width or more, 0.
+    #[doc(alias = "bitwise_left_shift")]
     left_shift = bits(BitwiseOp::LeftShift), binary: 3, 2 => i32 12;
     /// Whether `a < b`.
     less = primitive::Less, binary: 1, 2 => bool true;
@@ -184,10 +193,12 @@ binary! {
     /// Whether `a != b`.
     not_equal = primitive::NotEqual, binary: 1, 2 => bool true;
     /// `a` to the power of `b`; integers wrap, and give 0 for negative exponents.
+    #[doc(alias = "pow")]
     power = primitive::Power, binary: 2, 10 => i32 1024;
     /// What is left of `a / b` rounded toward minus infinity: it has the sign of `b`.
     remainder = primitive::Remainder, binary: -7, 3 => i32 2;
     /// `a` with its bits moved to lower places; signed integers keep their sign.
+    #[doc(alias = "bitwise_right_shift")]
     right_shift = bits(BitwiseOp::RightShift), binary: 12, 2 => i32 3;
     /// `a - b`; wraps for integers.
     subtract = primitive::Subtract, binary: 1, 4 => i32 -3;
@@ -220,6 +231,7 @@ macro_rules! composed {
 
 composed! {
     /// The complex conjugate; real numbers stay as they are.
+    #[doc(alias = "conj")]
     conjugate = |x| match x.dtype() {
         Dtype::Complex64 => apply_one(primitive::Conjugate, &[x]),
         _ => Ok(x),

@@ -22,17 +22,18 @@ use super::{Axes, axis_of, broadcast_to, dims, expand_dims, promote_all, squeeze
 /// assert_eq!(ops::concatenate(&[a, b], 0)?.to_vec::<i32>()?, [1, 2, 3]);
 /// # Ok::<(), motet::Error>(())
 /// ```
+#[doc(alias = "concat")]
 pub fn concatenate(arrays: &[Array], axis: impl Into<Option<i32>>) -> Result<Array> {
     let (arrays, axis) = match axis.into() {
         Some(axis) => (arrays.to_vec(), axis),
         None => (arrays.iter().map(flat).collect::<Result<_>>()?, 0),
     };
-    match &arrays[..] {
-        [] => Err(Error::invalid("concatenate", "got no arrays")),
-        [array] => {
-            axis_of("concatenate", axis, array)?;
-            Ok(array.clone())
-        }
+    let Some(first) = arrays.first() else {
+        return Err(Error::invalid("concatenate", "got no arrays"));
+    };
+    let axis = axis_of("concatenate", axis, first)? as i32;
+    match arrays.len() {
+        1 => Ok(first.clone()),
         _ => apply_one(Concatenate { axis }, &promote_all(&arrays)?),
     }
 }

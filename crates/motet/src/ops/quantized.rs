@@ -342,18 +342,20 @@ pub fn from_fp8(x: &Array, dtype: Dtype) -> Result<Array> {
             ),
         ));
     }
-    let value = |code: u8| {
-        let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7));
-        let size = match (exponent, code & 7) {
-            (15, 7) => f32::NAN,
-            (0, _) => mantissa / 512.0,
-            _ => (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7),
-        };
-        if code < 128 { size } else { -size }
-    };
-    let values: Vec<f32> = (0..=u8::MAX).map(value).collect();
+    let values: Vec<f32> = (0..=u8::MAX).map(fp8_value).collect();
     let values = Array::from_slice(&values, [values.len()])?;
     astype(&take(&values, x, 0)?, dtype)
+}
+
+/// The value of an 8-bit float.
+pub(crate) fn fp8_value(code: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7));
+    let size = match (exponent, code & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => mantissa / 512.0,
+        _ => (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7),
+    };
+    if code < 128 { size } else { -size }
 }
 
 #[cfg(test)]

@@ -135,23 +135,16 @@ fn arg_reduce(name: &str, op: ArgReduction, x: &Array, axis: &Axes) -> Result<Ar
         };
         return reshape_to(&index, &vec![1; kept]);
     };
-    let &[axis_number] = listed else {
+    let &[along] = &axis.of(name, x.shape().len())?[..] else {
         return Err(Error::invalid(
             name,
             format!("got axes {listed:?}, expected one or all"),
         ));
     };
-    axis.of(name, x.shape().len())?;
-    let index = with(
-        ArgReduce {
-            op,
-            axis: axis_number,
-        },
-        x,
-    )?;
+    let index = with(ArgReduce { op, axis: along }, x)?;
     match axis.keepdims() {
         true => Ok(index),
-        false => squeeze(&index, axis_number),
+        false => squeeze(&index, along),
     }
 }
 

@@ -55,10 +55,9 @@ macro_rules! scans {
                 Some(axis) => (x, axis),
                 None => (flat(&x)?, 0),
             };
-            axis_of(stringify!($name), axis, &x)?;
             let scan = primitive::Scan {
                 op: ScanOp::$op,
-                axis,
+                axis: axis_of(stringify!($name), axis, &x)? as i32,
                 reverse: options.reverse,
                 inclusive: options.inclusive,
             };
@@ -73,8 +72,10 @@ scans! {
     /// The least so far
     cummin = Min(|dtype| dtype): "[2.0, 2.0, 1.0]";
     /// The products so far
+    #[doc(alias = "cumulative_prod")]
     cumprod = Prod(|dtype| dtype): "[2.0, 6.0, 6.0]";
     /// The sums so far (int32 for bools)
+    #[doc(alias = "cumulative_sum")]
     cumsum = Sum(|dtype| dtype): "[2.0, 5.0, 6.0]";
     /// `log(sum(exp(x)))` so far (float32 for integers)
     logcumsumexp = LogAddExp(Dtype::at_least_float): "[2.0, 3.3132617, 3.407606]";

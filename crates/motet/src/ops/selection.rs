@@ -22,6 +22,7 @@ use super::{
 /// assert_eq!(ops::where_(condition, 1, 2)?.to_vec::<i32>()?, [1, 2]);
 /// # Ok::<(), motet::Error>(())
 /// ```
+#[doc(alias = "where")]
 pub fn where_(
     condition: impl Into<Operand>,
     x: impl Into<Operand>,

@@ -136,6 +136,7 @@ pub fn unflatten(x: &Array, axis: i32, shape: impl AsRef<[i32]>) -> Result<Array
     if shape.is_empty() {
         return Err(Error::invalid("unflatten", "got an empty shape"));
     }
+    let axis = axis_of("unflatten", axis, x)? as i32;
     with(primitive::Unflatten { axis, shape }, x)
 }
 
@@ -205,6 +206,7 @@ pub fn expand_dims(x: &Array, axes: impl Into<Axes>) -> Result<Array> {
 /// assert_eq!(*ops::transpose(&x, [0, 2, 1])?.shape(), [2, 4, 3].into());
 /// # Ok::<(), motet::Error>(())
 /// ```
+#[doc(alias = "permute_dims")]
 pub fn transpose(x: &Array, axes: impl Into<Axes>) -> Result<Array> {
     let axes = axes.into();
     let permutation = match axes.as_given() {
