@@ -121,7 +121,10 @@ fn axes_are_recorded_from_the_start() {
     let file = File::new("axes");
     export_function(&file.0, f, std::slice::from_ref(&x)).unwrap();
     let graph = file.import()[0].signatures()[0].to_string();
-    assert!(graph.contains("axis: ") && !graph.contains("axis: -"), "{graph}");
+    assert!(
+        graph.contains("axis: ") && !graph.contains("axis: -"),
+        "{graph}"
+    );
 }
 
 #[test]
