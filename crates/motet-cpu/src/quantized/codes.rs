@@ -15,12 +15,9 @@ pub(super) fn pack_bits(bits: usize, codes: &[u8], bytes: &mut [u8]) {
     }
 }
 
-/// The values of the codes of a float format.
-pub(super) fn codes(mode: QuantizationMode) -> Vec<f32> {
-    match mode {
-        QuantizationMode::Mxfp8 => (0..=255).map(float8).collect(),
-        _ => (0..=15).map(float4).collect(),
-    }
+/// The values of codes of 4 bits.
+pub(super) fn floats4() -> [f32; 16] {
+    std::array::from_fn(|code| float4(code as u32))
 }
 
 pub(super) fn decode_scale(code: u8, mode: QuantizationMode) -> f32 {

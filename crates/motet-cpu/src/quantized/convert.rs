@@ -9,7 +9,7 @@ use motet_core::kernel::{Quantization, QuantizationMode};
 use motet_core::shape::Layout;
 
 use super::Packed;
-use super::codes::{codes, pack_bits, quantize_affine, quantize_float};
+use super::codes::{floats4, pack_bits, quantize_affine, quantize_float};
 use crate::convert::Float32Like;
 use crate::number::Number;
 use crate::operand::{Output, input};
@@ -91,7 +91,7 @@ impl<T: Float32Like> QuantizeStep<T> {
         // A row is whole words, a group perhaps not.
         let columns = packed.columns;
         let row_words = columns * bits / 32;
-        let cost = columns.saturating_mul(if bits == 8 { 100 } else { 10 });
+        let cost = columns.saturating_mul(10);
         launch.pool.for_each_tile(packed.rows, cost, &|row| {
             let (mut values, mut codes) = (vec![0.0; columns], vec![0; columns]);
             T::widen(&x[row * columns..][..columns], &mut values);
@@ -125,7 +125,7 @@ impl<T: Float32Like + Number> Step for QuantizeStep<T> {
                 (rounded(scale), Some(rounded(bias)))
             })
         } else {
-            let table = codes(mode);
+            let table = floats4();
             self.run::<u8>(launch, |values, codes| {
                 (quantize_float(mode, &table, values, codes), None)
             })
