@@ -11,6 +11,10 @@ use std::alloc::{Layout as AllocLayout, alloc, dealloc};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Mutex, Rank};
@@ -32,7 +36,9 @@ pub struct Buffer {
 enum Owner {
     /// Memory of this module, returned to the heap that it came from.
     Heap { heap: Arc<Heap>, capacity: usize },
-    /// Memory that something else keeps alive: a mapped file, a vector of the user's.
+    /// A file, mapped read-only.
+    Mapped(Arc<Mmap>),
+    /// Memory that something else keeps alive: a vector of the user's.
     Foreign(#[allow(dead_code, reason = "held for its Drop")] Box<dyn Send + Sync>),
 }
 
@@ -53,6 +59,32 @@ impl Buffer {
             len,
             owner: Owner::Foreign(owner),
         }
+    }
+
+    /// A file that is mapped read-only.
+    pub fn mapped(map: Arc<Mmap>) -> Buffer {
+        Buffer {
+            address: NonNull::from(&map[..]).cast(),
+            len: map.len(),
+            owner: Owner::Mapped(map),
+        }
+    }
+
+    /// Tells the system that nobody needs these bytes of a mapped file for now: it takes the memory
+    /// back, and reads them from the file again where somebody does. Does nothing to other memory.
+    pub fn give_back(&self, bytes: std::ops::Range<usize>) {
+        let Owner::Mapped(_map) = &self.owner else {
+            return;
+        };
+        debug_assert!(bytes.end <= self.len);
+        // SAFETY: the pages of a read-only map of a file hold what the file holds, before and after.
+        #[cfg(unix)]
+        let advised = unsafe {
+            _map.unchecked_advise_range(UncheckedAdvice::DontNeed, bytes.start, bytes.len())
+        };
+        // Advice that is not taken costs memory, nothing else.
+        #[cfg(unix)]
+        drop(advised);
     }
 
     /// The address of the first byte.

@@ -32,6 +32,7 @@ mod matmul;
 mod norm;
 mod number;
 mod operand;
+mod packed;
 mod quantized;
 mod random;
 mod real;
@@ -42,6 +43,7 @@ mod search;
 mod simd;
 mod softmax;
 mod sort;
+mod target;
 #[cfg(test)]
 mod testing;
 
@@ -57,12 +59,21 @@ impl Backend for Cpu {
     }
 
     fn accepts(&self, kernel: &Kernel, index: usize, layout: &Layout) -> bool {
-        layout.is_contiguous() || (module(kernel).accepts)(kernel, index, layout)
+        match kernel {
+            Kernel::Fused(fused) if index < fused.inputs => {
+                self.accepts(&fused.kernel, index, layout)
+            }
+            // Programs take any strides.
+            Kernel::Fused(_) => true,
+            kernel => layout.is_contiguous() || (module(kernel).accepts)(kernel, index, layout),
+        }
     }
 
     fn fuses(&self, kernel: &Kernel, result: &Spec) -> bool {
-        let _ = (kernel, result);
-        false
+        match kernel {
+            Kernel::Matmul { .. } => matmul::fuses(kernel, result),
+            _ => false,
+        }
     }
 
     fn prepare(
@@ -72,8 +83,10 @@ impl Backend for Cpu {
         outputs: &[Layout],
         constants: &[Option<Tensor>],
     ) -> Result<Box<dyn Step>> {
-        let _ = constants;
-        (module(kernel).prepare)(kernel, inputs, outputs)
+        match module(kernel).prepare {
+            Prepare::ByLayouts(prepare) => prepare(kernel, inputs, outputs),
+            Prepare::WithConstants(prepare) => prepare(kernel, inputs, outputs, constants),
+        }
     }
 }
 
@@ -100,14 +113,26 @@ struct Module {
     accepts: fn(&Kernel, usize, &Layout) -> bool,
 }
 
-type Prepare = fn(&Kernel, &[Layout], &[Layout]) -> Result<Box<dyn Step>>;
+enum Prepare {
+    ByLayouts(fn(&Kernel, &[Layout], &[Layout]) -> Prepared),
+    /// Where constants are packed.
+    WithConstants(fn(&Kernel, &[Layout], &[Layout], &Constants) -> Prepared),
+}
+
+/// The inputs that are the same in all launches; may end early.
+type Constants = [Option<Tensor>];
+
+type Prepared = Result<Box<dyn Step>>;
 
 /// The file that implements a kernel.
 fn module(kernel: &Kernel) -> Module {
     macro_rules! file {
         ($name:ident) => {
+            file!($name, ByLayouts)
+        };
+        ($name:ident, $prepare:ident) => {
             Module {
-                prepare: $name::prepare,
+                prepare: Prepare::$prepare($name::prepare),
                 accepts: $name::accepts,
             }
         };
@@ -123,7 +148,7 @@ fn module(kernel: &Kernel) -> Module {
         Kernel::Softmax | Kernel::LogSumExp => file!(softmax),
         Kernel::Scan { .. } | Kernel::Sort { .. } => file!(sort),
         Kernel::Matmul { .. } | Kernel::GatherMatmul | Kernel::BlockMaskedMatmul { .. } => {
-            file!(matmul)
+            file!(matmul, WithConstants)
         }
         Kernel::QuantizedMatmul { .. }
         | Kernel::GatherQuantizedMatmul { .. }

@@ -12,15 +12,19 @@ use motet_core::backend::{Launch, Step};
 use motet_core::dtype::Dtype;
 use motet_core::error::{Error, ErrorKind, Result};
 use motet_core::kernel::Kernel;
-use motet_core::shape::{Layout, Shape};
+use motet_core::shape::{Layout, Shape, Spec};
+use motet_core::tensor::Tensor;
 
 use crate::number::Number;
 use crate::operand::{Output, Strided, Walk};
+use crate::target::{Parts, Target, is_summed, parts};
 
+mod constant;
 mod gathered;
 mod masked;
 mod product;
 
+use constant::ConstantStep;
 use gathered::GatheredStep;
 use masked::MaskedStep;
 pub(crate) use product::{Factor, Matrix, Operand, Sizes, multiply};
@@ -33,12 +37,66 @@ pub(crate) fn accepts(kernel: &Kernel, index: usize, layout: &Layout) -> bool {
     }
 }
 
-/// Prepares a product.
+/// Whether a program can run on the sums of a product before they are rounded and stored.
+pub(crate) fn fuses(kernel: &Kernel, result: &Spec) -> bool {
+    matches!(kernel, Kernel::Matmul { beta: None, .. }) && is_summed(result.dtype)
+}
+
+/// Prepares a product, or one with a program on its result. Where b is a constant, it is packed.
 pub(crate) fn prepare(
     kernel: &Kernel,
     inputs: &[Layout],
     outputs: &[Layout],
+    constants: &[Option<Tensor>],
 ) -> Result<Box<dyn Step>> {
+    let result = match kernel {
+        Kernel::Fused(fused) => fused.result.clone(),
+        _ => outputs
+            .first()
+            .ok_or_else(|| unexpected("operands"))?
+            .spec(),
+    };
+    let inner = match kernel {
+        Kernel::Fused(fused) => &fused.kernel,
+        kernel => kernel,
+    };
+    if !fuses(inner, &result) {
+        return prepare_plain(kernel, inputs, outputs);
+    }
+    let kernel_is_fused = matches!(kernel, Kernel::Fused(_));
+    let Parts {
+        kernel,
+        inputs,
+        result,
+        target,
+    } = parts(kernel, inputs, outputs)?;
+    let (&Kernel::Matmul { alpha, beta: None }, [a, b]) = (kernel, inputs) else {
+        return Err(unexpected("operands"));
+    };
+    let out = result.layout();
+    if let Some(Some(value)) = constants.get(1)
+        && alpha == 1.0
+        && ConstantStep::takes(a, b, &out)
+    {
+        return Ok(Box::new(ConstantStep::new(a, b, &out, value, target)?));
+    }
+    macro_rules! for_dtype {
+        ($type:ty) => {{
+            let product = MatmulStep::<$type>::new(alpha, a, b, None, &out)?;
+            match kernel_is_fused {
+                true => Box::new(FusedStep { product, target }),
+                false => Box::new(product),
+            }
+        }};
+    }
+    Ok(match out.dtype {
+        Dtype::Float16 => for_dtype!(half::f16),
+        Dtype::Bfloat16 => for_dtype!(half::bf16),
+        _ => for_dtype!(f32),
+    })
+}
+
+fn prepare_plain(kernel: &Kernel, inputs: &[Layout], outputs: &[Layout]) -> Result<Box<dyn Step>> {
     let ([a, b, others @ ..], [out]) = (inputs, outputs) else {
         return Err(unexpected("operands"));
     };
@@ -317,6 +375,39 @@ impl Tiling {
 
 impl<T: Operand> Step for MatmulStep<T> {
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
+        let out = Output::<T>::new(&launch.outputs[0], &self.out)?;
+        self.run(launch, Some(&out), &|start, sums: &[T::Sum]| {
+            // SAFETY: each part of a row is stored by one tile.
+            T::store(sums, unsafe { out.part(start..start + sums.len()) });
+        })
+    }
+}
+
+/// A product with a program on its result.
+struct FusedStep<T> {
+    product: MatmulStep<T>,
+    target: Target,
+}
+
+impl<T: Operand<Sum = f32>> Step for FusedStep<T> {
+    fn launch(&self, launch: &Launch<'_>) -> Result<()> {
+        let target = self.target.bind(launch)?;
+        self.product.run(launch, None, &|start, sums| {
+            // SAFETY: each part of a row is stored by one tile.
+            unsafe { target.store(start, sums) }
+        })
+    }
+}
+
+impl<T: Operand> MatmulStep<T> {
+    /// Computes tile by tile: into `out`, where that is given and holds sums as they are, else
+    /// `store` gets the sums of neighbours from a row-major number on.
+    fn run(
+        &self,
+        launch: &Launch<'_>,
+        out: Option<&Output<'_, T>>,
+        store: &(dyn Fn(usize, &[T::Sum]) + Sync),
+    ) -> Result<()> {
         let a = Strided::<T>::new(&launch.inputs[0], &self.a.layout)?;
         let b = Strided::<T>::new(&launch.inputs[1], &self.b.layout)?;
         let c = match &self.c {
@@ -325,8 +416,7 @@ impl<T: Operand> Step for MatmulStep<T> {
             }
             None => None,
         };
-        let out = Output::<T>::new(&launch.outputs[0], &self.out)?;
-        if out.len() == 0 {
+        if self.out.shape.size() == 0 {
             return Ok(());
         }
         let Tiling {
@@ -342,24 +432,18 @@ impl<T: Operand> Step for MatmulStep<T> {
                 let (rest, column) = (tile / column_tiles, tile % column_tiles);
                 let (first, row) = (rest / row_tiles * group, rest % row_tiles);
                 for batch in first..(first + group).min(self.batches) {
-                    self.tile(batch, row, column, a, b, c, &out);
+                    self.tile([batch, row, column], (a, b, c), out, store);
                 }
             });
         Ok(())
     }
-}
 
-impl<T: Operand> MatmulStep<T> {
-    #[allow(clippy::too_many_arguments, reason = "the operands of a product")]
     fn tile(
         &self,
-        batch: usize,
-        row: usize,
-        column: usize,
-        a: Strided<'_, T>,
-        b: Strided<'_, T>,
-        c: Option<(f32, Strided<'_, T>, &Walk)>,
-        out: &Output<'_, T>,
+        [batch, row, column]: [usize; 3],
+        (a, b, c): Operands<'_, T>,
+        out: Option<&Output<'_, T>>,
+        store: &(dyn Fn(usize, &[T::Sum]) + Sync),
     ) {
         let Sizes { m, k, n } = self.sizes;
         let rows = row * self.tiling.rows..((row + 1) * self.tiling.rows).min(m);
@@ -384,7 +468,9 @@ impl<T: Operand> MatmulStep<T> {
                 });
             });
         };
-        if width == n || rows.len() == 1 {
+        if let Some(out) = out
+            && (width == n || rows.len() == 1)
+        {
             // SAFETY: these rows, or this part of one, are this tile's alone.
             let part = unsafe { out.part(start..start + rows.len() * width) };
             if let Some(sums) = T::as_sums_mut(part) {
@@ -393,14 +479,20 @@ impl<T: Operand> MatmulStep<T> {
         }
         let mut sums = vec![T::Sum::ZERO; rows.len() * width];
         compute(&mut sums);
-        for (i, sums) in sums.chunks_exact(width).enumerate() {
-            // SAFETY: this part of the row is this tile's alone.
-            T::store(sums, unsafe {
-                out.part(start + i * n..start + i * n + width)
-            });
+        // Whole rows are neighbours.
+        let len = if width == n { sums.len() } else { width };
+        for (i, sums) in sums.chunks_exact(len).enumerate() {
+            store(start + i * n, sums);
         }
     }
 }
+
+/// a, b and, where it is added, c with its scale.
+type Operands<'a, T> = (
+    Strided<'a, T>,
+    Strided<'a, T>,
+    Option<(f32, Strided<'a, T>, &'a Walk)>,
+);
 
 /// `beta * c` for the elements from row-major number `start` on.
 fn load_scaled<T: Operand>(
@@ -429,16 +521,19 @@ fn load_scaled<T: Operand>(
 
 #[cfg(test)]
 mod tests {
-    use motet_core::backend::Location;
+    use motet_core::backend::{Backend, Location};
     use motet_core::dtype::Element;
+    use motet_core::kernel::Fused;
     use motet_core::memory::heap;
     use motet_core::pool::Pool;
+    use motet_core::program::{Binary, ProgramBuilder};
     use motet_core::shape::Spec;
     use motet_core::tensor::Tensor;
     use num_complex::Complex32;
 
     use super::*;
-    use crate::testing::{noise, run, tensor, values};
+    use crate::Cpu;
+    use crate::testing::{launch, noise, run, tensor, values};
 
     /// The tensor with two axes exchanged: another layout of the same memory.
     fn transposed(tensor: &Tensor) -> Tensor {
@@ -657,7 +752,7 @@ mod tests {
             beta: None,
         };
         let layouts = [a.layout.clone(), b.layout.clone()];
-        let step = prepare(&kernel, &layouts, &[spec.layout()]).unwrap();
+        let step = prepare(&kernel, &layouts, &[spec.layout()], &[]).unwrap();
         let product = |threads: usize| {
             let out = Tensor::allocate(&spec, heap()).unwrap();
             fn place(tensor: &Tensor) -> Location<'_> {
@@ -680,6 +775,76 @@ mod tests {
         };
         let alone = product(1);
         assert!(alone == product(2) && alone == product(7));
+    }
+
+    /// `a @ b`, then the product `p` as `p * p + c`, in one step.
+    fn fused(result: &Spec) -> Kernel {
+        let mut builder = ProgramBuilder::default();
+        let [p, c] = [result.dtype, Dtype::Float32].map(|dtype| builder.input(dtype));
+        let p = builder.cast(p, Dtype::Float32);
+        let square = builder.binary(Binary::Mul, p, p);
+        let sum = builder.binary(Binary::Add, square, c);
+        Kernel::Fused(Box::new(Fused {
+            kernel: Kernel::Matmul {
+                alpha: 1.0,
+                beta: None,
+            },
+            inputs: 2,
+            program: builder.finish(vec![sum]),
+            result: result.clone(),
+        }))
+    }
+
+    #[test]
+    fn programs_run_on_sums_before_they_are_rounded() {
+        for (m, k, n) in [(1, 70, 33), (9, 600, 40), (200, 64, 130)] {
+            let (a, b) = (noise(m * k, 1), noise(k * n, 2));
+            let c = tensor(&[n], &noise(n, 3));
+            let mut wide = c.layout.clone();
+            (wide.shape, wide.strides) = (Shape::new(&[m, n]), [0, 1][..].into());
+            let c = c.view(wide, 0).unwrap();
+            let check = |a: Tensor, b: Tensor, dtype: Dtype| {
+                let kernel = fused(&Spec::new([m, n], dtype));
+                let out = Spec::new([m, n], Dtype::Float32);
+                let inputs = [&a, &b, &c];
+                let layouts: Vec<Layout> = inputs.iter().map(|t| t.layout.clone()).collect();
+                let prepare = |constants: &[Option<Tensor>]| {
+                    Cpu.prepare(&kernel, &layouts, &[out.layout()], constants)
+                        .unwrap()
+                };
+                let (free, packed) = (prepare(&[]), prepare(&[None, Some(b.clone())]));
+                assert!(free.reads(1) && !packed.reads(1) && packed.reads(2));
+                let floats = |t: &Tensor| match dtype {
+                    Dtype::Float32 => values::<f32>(t),
+                    _ => values::<half::f16>(t).iter().map(|x| x.to_f32()).collect(),
+                };
+                let expected = reference(&floats(&a), &floats(&b), 1, Sizes { m, k, n });
+                for step in [free, packed] {
+                    let got = values::<f32>(
+                        &launch(&*step, &inputs, std::slice::from_ref(&out)).unwrap()[0],
+                    );
+                    for (i, (got, p)) in got.iter().zip(&expected).enumerate() {
+                        let expected = p * p + f64::from(values::<f32>(&c)[i]);
+                        assert!(
+                            (f64::from(*got) - expected).abs() < 1e-3,
+                            "{got} {expected}"
+                        );
+                    }
+                }
+            };
+            let half = |values: &[f32]| -> Vec<half::f16> {
+                values.iter().map(|&x| half::f16::from_f32(x)).collect()
+            };
+            check(tensor(&[m, k], &a), tensor(&[k, n], &b), Dtype::Float32);
+            check(
+                tensor(&[m, k], &half(&a)),
+                tensor(&[k, n], &half(&b)),
+                Dtype::Float16,
+            );
+            // The matrix as the transpose of what lies in memory, and rows that are columns.
+            let (a, b) = (tensor(&[k, m], &a), tensor(&[n, k], &b));
+            check(transposed(&a), transposed(&b), Dtype::Float32);
+        }
     }
 
     #[test]

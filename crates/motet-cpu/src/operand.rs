@@ -111,6 +111,11 @@ impl<'a, T> Output<'a, T> {
         self.len
     }
 
+    /// The address of the first element.
+    pub(crate) fn as_mut_ptr(&self) -> *mut T {
+        self.pointer
+    }
+
     /// Some of the elements, for writing: they hold anything before.
     ///
     /// # Safety

@@ -1,10 +1,11 @@
 //! Temporary memory of a thread, for kernels whose threads each need some. It is kept for the next
 //! use, so that a launch allocates nothing.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 thread_local! {
-    static MEMORY: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    /// A memory for each use that is within another one.
+    static FREE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A cache line, as which vectors want their memory aligned.
@@ -17,15 +18,24 @@ struct Line {
 /// Calls `work` with the address of at least so many bytes that nobody else uses meanwhile. They
 /// hold anything, and are aligned to 64 bytes.
 pub(crate) fn with_scratch<R>(bytes: usize, work: impl FnOnce(*mut u8) -> R) -> R {
-    // Taken out: what `work` calls may want scratch memory too.
-    let mut lines = MEMORY.take();
+    let kept = FREE.with_borrow_mut(Vec::pop);
+    let mut lines = kept.unwrap_or_default();
     let wanted = bytes.div_ceil(size_of::<Line>());
     if lines.len() < wanted {
         lines.resize(wanted, Line { _bytes: [0; 64] });
     }
     let result = work(lines.as_mut_ptr().cast());
-    MEMORY.set(lines);
+    FREE.with_borrow_mut(|free| free.push(lines));
     result
+}
+
+/// As [`with_scratch`], for so many floats, which hold anything.
+pub(crate) fn with_floats<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    with_scratch(len * size_of::<f32>(), |memory| {
+        // SAFETY: the memory has room for the floats, is aligned and initialised (lines start as
+        // zeros), and nobody else uses it.
+        work(unsafe { std::slice::from_raw_parts_mut(memory.cast(), len) })
+    })
 }
 
 #[cfg(test)]

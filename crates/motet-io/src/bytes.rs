@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 use memmap2::Mmap;
@@ -86,12 +85,8 @@ impl MappedFile {
         let file = File::open(path).map_err(cannot)?;
         // SAFETY: the mapping is read-only; `read` asks its callers not to change the file.
         let map = unsafe { Mmap::map(&file) }.map_err(cannot)?;
-        let address = NonNull::from(&map[..]).cast::<u8>();
-        let len = map.len();
-        // SAFETY: the map is readable, stays at its address when moved, and is kept by the buffer.
-        let buffer = unsafe { Buffer::foreign(address, len, Box::new(map)) };
         Ok(MappedFile {
-            buffer: Arc::new(buffer),
+            buffer: Arc::new(Buffer::mapped(Arc::new(map))),
         })
     }
 

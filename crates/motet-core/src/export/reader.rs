@@ -71,8 +71,8 @@ impl ExportedFile {
         // SAFETY: the mapping is private and read-only. Whoever changes a file that is in use
         // changes numbers only: nothing read from it after parsing is an index or a length, and
         // booleans are copied.
-        let bytes = unsafe { Mmap::map(&file) }.map_err(failed)?;
-        read(Source::Mapped(bytes), &origin)
+        let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(failed)?);
+        read(&map, Buffer::mapped(Arc::clone(&map)), &origin)
     }
 
     /// Reads the bytes of a file, of which errors speak as `origin`.
@@ -80,7 +80,12 @@ impl ExportedFile {
     /// # Errors
     /// As [`ExportedFile::open`].
     pub fn parse(bytes: Vec<u8>, origin: &str) -> Result<ExportedFile> {
-        read(Source::Held(bytes), origin)
+        let bytes = Arc::new(bytes);
+        let address = NonNull::from(&bytes[..]).cast();
+        // SAFETY: the bytes stay where they are and as they are as long as the vector lives, which
+        // the buffer shares, and nobody has `&mut` to it.
+        let buffer = unsafe { Buffer::foreign(address, bytes.len(), Box::new(Arc::clone(&bytes))) };
+        read(&bytes, buffer, origin)
     }
 }
 
@@ -95,30 +100,9 @@ impl fmt::Display for ExportedFile {
     }
 }
 
-/// Where the bytes of a file are.
-enum Source {
-    Mapped(Mmap),
-    Held(Vec<u8>),
-}
-
-impl Source {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Source::Mapped(map) => map,
-            Source::Held(vec) => vec,
-        }
-    }
-}
-
-fn read(source: Source, origin: &str) -> Result<ExportedFile> {
-    let source = Arc::new(source);
-    let bytes = source.bytes();
-    let address = NonNull::from(bytes).cast();
-    // SAFETY: the bytes stay where they are and as they are as long as the source lives, which the
-    // buffer shares: neither a map nor a vector moves its bytes, and nobody has `&mut` to it.
-    let buffer = unsafe { Buffer::foreign(address, bytes.len(), Box::new(Arc::clone(&source))) };
+/// Reads `bytes`, which are those of `buffer`.
+fn read(bytes: &[u8], buffer: Buffer, origin: &str) -> Result<ExportedFile> {
     let buffer = Arc::new(buffer);
-
     let mut reader = Reader::new(bytes);
     let (text, version) = version(&mut reader).map_err(|e| e.in_file(origin, "header"))?;
     let parse = |version| {

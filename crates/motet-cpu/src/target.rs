@@ -1,0 +1,204 @@
+//! Where the float32 sums of a kernel go: into its output, or through the program of a fused kernel
+//! into the outputs of that.
+
+use half::{bf16, f16};
+use motet_core::backend::Launch;
+use motet_core::dtype::Dtype;
+use motet_core::error::{Error, ErrorKind, Result};
+use motet_core::kernel::{Fused, Kernel};
+use motet_core::shape::{Layout, Spec};
+use smallvec::SmallVec;
+
+use crate::convert::Float32Like;
+use crate::elementwise::{Memory, Prepared};
+use crate::operand::{Output, address};
+use crate::scratch::with_scratch;
+use crate::simd::Simd;
+
+/// A kernel, or that inside of a fused one, with its operands and where its sums go.
+pub(crate) struct Parts<'a> {
+    pub kernel: &'a Kernel,
+    pub inputs: &'a [Layout],
+    /// The result of the kernel itself.
+    pub result: Spec,
+    pub target: Target,
+}
+
+/// Takes a fused kernel apart.
+///
+/// # Errors
+/// A result that is not of float32 or half; a program that there are no loops for.
+pub(crate) fn parts<'a>(
+    kernel: &'a Kernel,
+    inputs: &'a [Layout],
+    outputs: &[Layout],
+) -> Result<Parts<'a>> {
+    let unexpected = |what| Error::new(ErrorKind::Internal, "cpu", what);
+    let (kernel, inputs, result, way) = match kernel {
+        Kernel::Fused(fused) => {
+            let Fused {
+                kernel,
+                inputs: count,
+                program,
+                result,
+            } = &**fused;
+            let (own, others) = inputs
+                .split_at_checked(*count)
+                .ok_or_else(|| unexpected("too few inputs of a fused kernel"))?;
+            // The program sees the sums in the shape of its outputs, and not rounded.
+            let seen = outputs.first().ok_or_else(|| unexpected("no outputs"))?;
+            let sums = Spec::new(seen.shape.clone(), Dtype::Float32).layout();
+            let operands = [&[sums], others].concat();
+            let program = Prepared::new(program, &operands, outputs, Simd::detect())?;
+            (
+                kernel,
+                own,
+                result.clone(),
+                Way::Program(Epilogue {
+                    program,
+                    first: *count,
+                    inputs: others.to_vec(),
+                    outputs: outputs.to_vec(),
+                }),
+            )
+        }
+        kernel => {
+            let [out] = outputs else {
+                return Err(unexpected("several outputs"));
+            };
+            (kernel, inputs, out.spec(), Way::Store(out.clone()))
+        }
+    };
+    if !is_summed(result.dtype) {
+        return Err(unexpected("a result that is not float32 or half"));
+    }
+    Ok(Parts {
+        kernel,
+        inputs,
+        result,
+        target: Target(way),
+    })
+}
+
+/// Whether results of a dtype are summed in float32, so that a [`Target`] takes them.
+pub(crate) fn is_summed(dtype: Dtype) -> bool {
+    dtype == Dtype::Float32 || dtype.is_half()
+}
+
+/// Where the sums of a kernel go.
+pub(crate) struct Target(Way);
+
+enum Way {
+    Store(Layout),
+    Program(Epilogue),
+}
+
+/// A program that sums go through.
+struct Epilogue {
+    program: Prepared,
+    /// The program's first input but the sums among those of the launch.
+    first: usize,
+    /// The inputs from there on.
+    inputs: Vec<Layout>,
+    outputs: Vec<Layout>,
+}
+
+impl Target {
+    /// The target's memory in one launch.
+    pub(crate) fn bind<'a>(&'a self, launch: &Launch<'a>) -> Result<BoundTarget<'a>> {
+        Ok(match &self.0 {
+            Way::Store(out) => {
+                let [place] = launch.outputs else {
+                    return Err(Error::new(ErrorKind::Internal, "cpu", "several outputs"));
+                };
+                match out.dtype {
+                    Dtype::Float16 => BoundTarget::Float16(Output::new(place, out)?),
+                    Dtype::Bfloat16 => BoundTarget::Bfloat16(Output::new(place, out)?),
+                    _ => BoundTarget::Float32(Output::new(place, out)?),
+                }
+            }
+            Way::Program(epilogue) => {
+                let find = |(location, layout)| address(location, layout);
+                // The sums take the first place, part by part.
+                let mut inputs = SmallVec::from_slice(&[std::ptr::null()]);
+                for pair in launch.inputs[epilogue.first..].iter().zip(&epilogue.inputs) {
+                    inputs.push(find(pair)?.cast_const());
+                }
+                let outputs = launch.outputs.iter().zip(&epilogue.outputs).map(find);
+                BoundTarget::Program(BoundEpilogue {
+                    program: &epilogue.program,
+                    inputs,
+                    outputs: outputs.collect::<Result<_>>()?,
+                })
+            }
+        })
+    }
+}
+
+/// A [`Target`] in one launch, used by all threads of a region.
+pub(crate) enum BoundTarget<'a> {
+    Float32(Output<'a, f32>),
+    Float16(Output<'a, f16>),
+    Bfloat16(Output<'a, bf16>),
+    Program(BoundEpilogue<'a>),
+}
+
+/// An [`Epilogue`] in one launch.
+pub(crate) struct BoundEpilogue<'a> {
+    program: &'a Prepared,
+    inputs: SmallVec<[*const u8; 8]>,
+    outputs: SmallVec<[*mut u8; 4]>,
+}
+
+// SAFETY: inputs are only read, and each thread stores elements of its own.
+unsafe impl Sync for BoundEpilogue<'_> {}
+
+impl BoundEpilogue<'_> {
+    /// As [`BoundTarget::store`].
+    unsafe fn run(&self, start: usize, sums: &[f32]) {
+        assert!(start + sums.len() <= self.program.len());
+        let mut inputs = self.inputs.clone();
+        // The program counts elements from the start of the result.
+        inputs[0] = sums.as_ptr().wrapping_sub(start).cast();
+        let memory = Memory {
+            inputs: &inputs,
+            outputs: &self.outputs,
+        };
+        with_scratch(self.program.scratch_bytes(), |scratch| {
+            // SAFETY: `bind` found all elements of the operands, the sums are those of the range,
+            // and by this function's contract nobody else stores them.
+            unsafe {
+                self.program
+                    .run(&memory, scratch, start..start + sums.len())
+            }
+        });
+    }
+}
+
+impl BoundTarget<'_> {
+    /// The output itself, where sums are stored as they are: then there is no need to store them
+    /// again.
+    pub(crate) fn in_place(&self) -> Option<&Output<'_, f32>> {
+        match self {
+            BoundTarget::Float32(out) => Some(out),
+            _ => None,
+        }
+    }
+
+    /// Stores the sums of the elements of the result from row-major number `start` on.
+    ///
+    /// # Safety
+    /// No other thread stores any of these elements.
+    pub(crate) unsafe fn store(&self, start: usize, sums: &[f32]) {
+        let range = start..start + sums.len();
+        // SAFETY: by this function's contract.
+        unsafe {
+            match self {
+                BoundTarget::Float32(out) => out.part(range).copy_from_slice(sums),
+                BoundTarget::Float16(out) => f16::narrow(sums, out.part(range)),
+                BoundTarget::Bfloat16(out) => bf16::narrow(sums, out.part(range)),
+                BoundTarget::Program(program) => program.run(start, sums),
+            }
+        }
+    }
+}
