@@ -142,6 +142,18 @@ pub enum Kernel {
     Dequantize(Quantization),
     /// Convolution of (N, spatial..., C) by (O, spatial..., C / groups).
     Convolution(Convolution),
+    /// Combines the windows of (N, spatial..., C). What of them is outside of the input takes no part;
+    /// each parameter has a number per spatial dimension.
+    Pool {
+        /// What combines two elements: `Sum`, `Min` or `Max`.
+        op: Reduction,
+        /// The size of a window.
+        window: Axes,
+        /// The distance of neighbouring windows.
+        strides: Axes,
+        /// How much of the first window is before the input.
+        padding: Axes,
+    },
     /// Blocks of `slice_sizes` of input 0, at the indices that inputs 1... give for `axes`.
     /// Output: shape of the indices, then `slice_sizes`.
     Gather {

@@ -33,6 +33,7 @@ mod norm;
 mod number;
 mod operand;
 mod packed;
+mod pool;
 mod quantized;
 mod random;
 mod real;
@@ -155,6 +156,7 @@ fn module(kernel: &Kernel) -> Module {
         | Kernel::Quantize(_)
         | Kernel::Dequantize(_) => file!(quantized),
         Kernel::Convolution(_) => file!(convolution),
+        Kernel::Pool { .. } => file!(pool),
         Kernel::Gather { .. }
         | Kernel::GatherAxis { .. }
         | Kernel::Scatter { .. }

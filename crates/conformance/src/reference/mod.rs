@@ -135,8 +135,8 @@ fn kernel_class<'a>(kernel: &Kernel, inputs: &'a [Value], outputs: &[Spec]) -> O
             };
             fast::attention(inputs, output, &attention)
         }
-        // Plans alone have it: what it is made of has its own samples.
-        Kernel::Fused(_) => return None,
+        // Plans alone have these: what they are made of has its own samples.
+        Kernel::Fused(_) | Kernel::Pool { .. } => return None,
         Kernel::Matmul { alpha, beta } => matmul::matmul(inputs, output, *alpha, *beta),
         Kernel::QuantizedMatmul {
             quantization,

@@ -83,16 +83,21 @@ impl Plan {
         pool: &Pool,
     ) -> Result<Plan> {
         let outputs = ir.outputs.iter().map(|&v| ir.values[v].clone()).collect();
-        let ir = passes::common_subexpressions(passes::dead_code(ir));
-        let mut ir = passes::fold_constants(ir, &|step, inputs, outputs| match &step.kind {
+        let run = |step: &ir::Step, inputs: &[Tensor], outputs: &[Spec]| match &step.kind {
             Kind::View(view) => {
                 let seen = executor::see(&step.name, view, inputs.first()?, outputs.first()?);
                 seen.ok()?.map(|tensor| vec![tensor])
             }
             Kind::Kernel(_) => executor::run_step(backend, step, inputs, outputs, pool).ok(),
-        });
+        };
+        let mut ir = passes::common_subexpressions(passes::dead_code(ir));
+        if fuse {
+            ir = passes::recognise(ir);
+        }
+        ir = passes::fold_constants(ir, &run);
         if fuse {
             let fuses = |kernel: &Kernel, result: &Spec| backend.fuses(kernel, result);
+            ir = passes::inline_scalars(ir);
             ir = passes::fuse(passes::open_epilogues(ir, &fuses));
             ir = passes::fuse_epilogues(ir, &fuses);
         }

@@ -9,7 +9,7 @@ use crate::shape::Spec;
 use crate::tensor::Tensor;
 
 /// The largest result that is computed ahead, and the most elements that are read for one.
-const LARGEST: usize = 16 << 20;
+pub(super) const LARGEST: usize = 16 << 20;
 /// How much larger than what it is made of a result may be: a plan must not blow up a file.
 const GROWTH: usize = 4;
 /// Results that are computed ahead whatever they are made of.

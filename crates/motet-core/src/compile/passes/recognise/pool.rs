@@ -1,0 +1,212 @@
+//! Pooling of (N, spatial..., C): a reduction over windows, which are strides over memory or a split
+//! of the spatial dimensions, or a chain over slices, one for each element of the windows. A border
+//! of what changes no result is part of it.
+
+use super::matcher::Matcher;
+use super::{Rewrite, Value};
+use crate::kernel::{Kernel, Reduction};
+use crate::ops::View;
+use crate::program::Binary;
+use crate::shape::{Axes, Spec, Strides};
+
+/// Chains of fewer slices are better joined with the elementwise steps around them.
+const MIN_SLICES: usize = 4;
+const MAX_SLICES: usize = 256;
+
+pub(super) fn pool(matcher: &Matcher<'_>, root: Value, rewrite: &mut Rewrite) -> Option<()> {
+    let windows = Windows::reduced(matcher, root).or_else(|| Windows::chained(matcher, root))?;
+    let Windows {
+        op,
+        from,
+        window,
+        strides,
+        result,
+    } = windows;
+    let spec = Spec::new(&result[..], matcher.spec(root).dtype);
+    if !spec.dtype.is_float() || matcher.spec(from).dtype != spec.dtype {
+        return None;
+    }
+    let (from, padding) = match without_border(matcher, op, from) {
+        Some((inner, padding)) => (inner, padding),
+        None => (from, Axes::from_elem(0, window.len())),
+    };
+    let kernel = Kernel::Pool {
+        op,
+        window,
+        strides,
+        padding,
+    };
+    rewrite.root_as("Pool", kernel, &[from], spec, root);
+    Some(())
+}
+
+/// Windows of (N, spatial..., C), and how each is combined.
+struct Windows {
+    op: Reduction,
+    from: Value,
+    window: Axes,
+    strides: Axes,
+    /// (N, spatial..., C) of the results.
+    result: Axes,
+}
+
+impl Windows {
+    /// A reduction of (N, results..., window..., C) over the windows.
+    fn reduced(matcher: &Matcher<'_>, root: Value) -> Option<Windows> {
+        let (&Kernel::Reduce { op, ref axes }, &[windows]) = matcher.kernel(root)? else {
+            return None;
+        };
+        let shape = matcher.shape(windows);
+        let spatial = axes.len();
+        let over_windows = axes.iter().copied().eq(1 + spatial..1 + 2 * spatial);
+        if !over_windows || shape.len() != 2 + 2 * spatial || !combines(op) {
+            return None;
+        }
+        let window = Axes::from_slice(&shape[1 + spatial..1 + 2 * spatial]);
+        let mut result = Axes::from_slice(&shape[..=spatial]);
+        result.push(shape[1 + 2 * spatial]);
+        let (from, strides) = strided(matcher, windows, spatial)
+            .or_else(|| split(matcher, windows, &result, &window))?;
+        Some(Windows {
+            op,
+            from,
+            window,
+            strides,
+            result,
+        })
+    }
+
+    /// A chain over slices that start at each element of the first window.
+    fn chained(matcher: &Matcher<'_>, root: Value) -> Option<Windows> {
+        let (binary, op) = [
+            (Binary::Max, Reduction::Max),
+            (Binary::Min, Reduction::Min),
+            (Binary::Add, Reduction::Sum),
+        ]
+        .into_iter()
+        .find(|&(binary, _)| matcher.binary(binary, root).is_some())?;
+        let mut starts: Vec<&[usize]> = Vec::new();
+        let mut slices: Option<(Value, &Strides)> = None;
+        let mut open = vec![root];
+        while let Some(value) = open.pop() {
+            let inner = value == root || matcher.is_used_once(value);
+            if let Some((a, b)) = matcher.binary(binary, value).filter(|_| inner) {
+                open.extend([a, b]);
+                continue;
+            }
+            let (View::Slice { start, strides }, from) = matcher.view(value)? else {
+                return None;
+            };
+            if *slices.get_or_insert((from, strides)) != (from, strides)
+                || starts.len() == MAX_SLICES
+            {
+                return None;
+            }
+            starts.push(start);
+        }
+        let (from, strides) = slices?;
+        let (result, shape) = (matcher.shape(root), matcher.shape(from));
+        let rank = shape.len();
+        let spatial = 1..rank.checked_sub(1).filter(|&last| last > 1)?;
+        let whole = [0, rank - 1]
+            .iter()
+            .all(|&axis| result[axis] == shape[axis] && strides[axis] == 1);
+        let window: Axes = spatial
+            .clone()
+            .map(|axis| starts.iter().map(|start| start[axis]).max().unwrap_or(0) + 1)
+            .collect();
+        // All elements of the window, each once.
+        starts.sort_unstable();
+        starts.dedup();
+        let count = window.iter().product();
+        let strides = spatial.map(|axis| usize::try_from(strides[axis]).ok().filter(|&s| s > 0));
+        let strides = strides.collect::<Option<Axes>>()?;
+        let complete = starts.len() == count && count >= MIN_SLICES;
+        (whole && complete).then(|| Windows {
+            op,
+            from,
+            window,
+            strides,
+            result: result.iter().copied().collect(),
+        })
+    }
+}
+
+fn combines(op: Reduction) -> bool {
+    matches!(op, Reduction::Sum | Reduction::Min | Reduction::Max)
+}
+
+/// Windows that are strides over the memory of (N, spatial..., C); and their distances.
+fn strided(matcher: &Matcher<'_>, windows: Value, spatial: usize) -> Option<(Value, Axes)> {
+    let (View::AsStrided { strides, offset: 0 }, flat) = matcher.view(windows)? else {
+        return None;
+    };
+    let (View::Reshape, from) = matcher.view(flat)? else {
+        return None;
+    };
+    let (shape, steps) = (matcher.shape(from), matcher.shape(from).strides());
+    let seen = matcher.shape(windows);
+    let inner = 1 + spatial..1 + 2 * spatial;
+    let same = shape.len() == spatial + 2
+        && (seen[0], strides[0]) == (shape[0], steps[0])
+        && (seen.last(), strides.last()) == (shape.last(), Some(&1))
+        && strides[inner.clone()] == steps[1..=spatial];
+    if !same {
+        return None;
+    }
+    let distances = (1..=spatial).map(|axis| {
+        let distance = usize::try_from(strides[axis] / steps[axis]).ok()?;
+        let last = (seen[axis].checked_sub(1)?).checked_mul(distance)?;
+        let end = last.checked_add(seen[axis + spatial])?;
+        // Windows that reach into the next row of memory are none of this one.
+        let fits =
+            distance > 0 && strides[axis] == distance as isize * steps[axis] && end <= shape[axis];
+        fits.then_some(distance)
+    });
+    Some((from, distances.collect::<Option<Axes>>()?))
+}
+
+/// Windows that follow each other without a gap; and their distances.
+fn split(
+    matcher: &Matcher<'_>,
+    windows: Value,
+    result: &[usize],
+    window: &[usize],
+) -> Option<(Value, Axes)> {
+    let (View::Transpose(axes), split) = matcher.view(windows)? else {
+        return None;
+    };
+    let (View::Reshape, from) = matcher.view(split)? else {
+        return None;
+    };
+    let spatial = window.len();
+    // (N, results 0, window 0, results 1, window 1, ..., C).
+    let expected = [0]
+        .into_iter()
+        .chain((0..spatial).map(|axis| 1 + 2 * axis))
+        .chain((0..spatial).map(|axis| 2 + 2 * axis))
+        .chain([1 + 2 * spatial]);
+    let mut shape = Axes::from_slice(result);
+    let dims = shape[1..=spatial].iter_mut().zip(window);
+    dims.for_each(|(dim, &size)| *dim *= size);
+    let fits = axes.iter().copied().eq(expected) && **matcher.shape(from) == *shape;
+    fits.then(|| (from, Axes::from_slice(window)))
+}
+
+/// What a border was put around that changes no result, and how wide it is before each spatial
+/// dimension.
+fn without_border(matcher: &Matcher<'_>, op: Reduction, value: Value) -> Option<(Value, Axes)> {
+    let (Kernel::Pad { low }, &[inner, border]) = matcher.kernel(value)? else {
+        return None;
+    };
+    let changes_nothing = matcher.scalar(border)?
+        == match op {
+            Reduction::Max => f64::NEG_INFINITY,
+            Reduction::Min => f64::INFINITY,
+            _ => 0.0,
+        };
+    let (shape, padded) = (matcher.shape(inner), matcher.shape(value));
+    let whole = [shape.first(), shape.last()] == [padded.first(), padded.last()];
+    let padding = Axes::from_slice(low.get(1..low.len().checked_sub(1)?)?);
+    (changes_nothing && whole).then_some((inner, padding))
+}
