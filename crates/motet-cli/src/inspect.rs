@@ -17,6 +17,9 @@ use crate::sample::input_names;
 pub struct Args {
     /// The model, a .mlxfn file
     model: PathBuf,
+    /// Show every step of the plan, made for the model's own shapes
+    #[arg(long)]
+    plan: bool,
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
@@ -62,7 +65,10 @@ pub fn inspect(args: &Args) -> Outcome {
         ));
         print_graph(graph);
     }
-    say(format_args!("\nplan\n{}", plan.trim_end()));
+    say("");
+    // Without its steps, a plan is its first line.
+    let shown = |line: &&str| args.plan || line.starts_with("plan:");
+    plan.lines().filter(shown).for_each(say);
     Ok(())
 }
 

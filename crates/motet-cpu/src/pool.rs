@@ -207,18 +207,23 @@ mod tests {
         let data = noise(2 * 5 * 4 * 3, 3);
         let x = tensor(&shape, &data);
         let at = |n: usize, i: usize, j: usize, c: usize| data[((n * 5 + i) * 4 + j) * 3 + c];
-        let folds: [(Reduction, f32, fn(f32, f32) -> f32); 3] = [
-            (Reduction::Sum, 0.0, |a, b| a + b),
-            (Reduction::Min, f32::INFINITY, f32::min),
-            (Reduction::Max, f32::NEG_INFINITY, f32::max),
-        ];
-        for (op, first, fold) in folds {
+        for (op, first) in [
+            (Reduction::Sum, 0.0),
+            (Reduction::Min, f32::INFINITY),
+            (Reduction::Max, f32::NEG_INFINITY),
+        ] {
+            let fold = |a: f32, b: f32| match op {
+                Reduction::Min => a.min(b),
+                Reduction::Max => a.max(b),
+                _ => a + b,
+            };
             let got = pool(op, &x, [&[3, 2], &[2, 1], &[1, 1]], &out);
             let mut expected = Vec::new();
             for (n, i, j, c) in (0..2 * 3 * 4 * 3).map(|e| (e / 36, e / 12 % 3, e / 3 % 4, e % 3)) {
-                let rows = (0..3).filter_map(|di| (2 * i + di).checked_sub(1).filter(|&r| r < 5));
+                let rows =
+                    (0..3usize).filter_map(|di| (2 * i + di).checked_sub(1).filter(|&r| r < 5));
                 let window = rows.flat_map(|r| {
-                    let columns = (0..2).filter_map(|dj| (j + dj).checked_sub(1));
+                    let columns = (0..2usize).filter_map(|dj| (j + dj).checked_sub(1));
                     columns.filter(|&s| s < 4).map(move |s| (r, s))
                 });
                 expected.push(window.fold(first, |sum, (r, s)| fold(sum, at(n, r, s, c))));

@@ -14,7 +14,10 @@ fn folder() -> PathBuf {
 fn models() -> Vec<PathBuf> {
     let files = std::fs::read_dir(folder()).unwrap();
     let mut models: Vec<PathBuf> = files.map(|entry| entry.unwrap().path()).collect();
-    models.retain(|path| path.extension().is_some_and(|extension| extension == "mlxfn"));
+    models.retain(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "mlxfn")
+    });
     models.sort();
     models
 }

@@ -96,7 +96,14 @@ impl Builder {
         self.view(View::Transpose(axes), input, &shape)
     }
 
-    fn step(&mut self, name: &str, kind: Kind, inputs: &[Value], shape: &[usize]) -> Value {
+    /// A step whose result has another shape than its first input.
+    pub(crate) fn step(
+        &mut self,
+        name: &str,
+        kind: Kind,
+        inputs: &[Value],
+        shape: &[usize],
+    ) -> Value {
         let output = self.value(shape);
         self.0.steps.push(ir::Step {
             name: name.to_owned(),

@@ -1,4 +1,5 @@
-//! Writes constants of one element into the programs that use them, instead of broadcasting them.
+//! Writes constants of one element into the programs that use them, instead of broadcasting them, and
+//! makes products of squares and cubes.
 
 use std::collections::HashMap;
 
@@ -6,7 +7,7 @@ use crate::compile::ir::{Ir, Kind, Value};
 use crate::dtype::Dtype;
 use crate::kernel::Kernel;
 use crate::ops::View;
-use crate::program::{Program, ProgramBuilder};
+use crate::program::{Binary, Instruction, Program, ProgramBuilder, expr};
 use crate::tensor::Tensor;
 
 pub(crate) fn inline_scalars(mut ir: Ir) -> Ir {
@@ -26,7 +27,8 @@ pub(crate) fn inline_scalars(mut ir: Ir) -> Ir {
                 let numbers: Vec<Option<f64>> = numbers.collect();
                 // Without any input left it would be a constant that was too large to be folded.
                 if numbers.iter().any(Option::is_some) && numbers.iter().any(Option::is_none) {
-                    *program = with_constants(program, &numbers);
+                    *program = product(program, &numbers)
+                        .unwrap_or_else(|| with_constants(program, &numbers));
                     let mut number = numbers.iter();
                     step.inputs
                         .retain(|_| number.next().is_some_and(Option::is_none));
@@ -50,6 +52,20 @@ fn with_constants(program: &Program, numbers: &[Option<f64>]) -> Program {
         .collect();
     let outputs = builder.program(program, &registers);
     builder.finish(outputs)
+}
+
+/// `x ** 2` and `x ** 3` as products, where the program is a power of floats.
+fn product(program: &Program, numbers: &[Option<f64>]) -> Option<Program> {
+    let &[(_, dtype), _, (Instruction::Binary(Binary::Pow, 0, 1), _)] = &program.code[..] else {
+        return None;
+    };
+    let square = || expr::x() * expr::x();
+    let product = match (numbers, dtype.is_float()) {
+        ([None, Some(2.0)], true) => square(),
+        ([None, Some(3.0)], true) => square() * expr::x(),
+        _ => return None,
+    };
+    Some(Program::from_expr(&product, &[dtype]))
 }
 
 /// The number that all elements of a tensor are, where it has one in memory and a float64 can be it.
@@ -109,6 +125,23 @@ mod tests {
         };
         let text = "r0:float32 = 2; r1:float32 = input 0; r2:float32 = Mul r0 r1; -> r2";
         assert_eq!(program.to_string(), text);
+    }
+
+    #[test]
+    fn a_cube_is_a_product() {
+        let mut b = Builder::default();
+        let x = b.input(&[2, 3]);
+        let three = b.constant(&[], &[3.0]);
+        let wide = b.view(View::Broadcast, three, &[2, 3]);
+        let power = expr::binary(Binary::Pow, expr::x(), expr::y());
+        let cube = b.elementwise(power, &[x, wide]);
+        let ir = inline_scalars(b.finish(&[cube]));
+        let Kind::Kernel(Kernel::Elementwise(program)) = &ir.steps[1].kind else {
+            panic!("the cube is elementwise");
+        };
+        let text = "r0:float32 = input 0; r1:float32 = Mul r0 r0; r2:float32 = Mul r1 r0; -> r2";
+        assert_eq!(program.to_string(), text);
+        assert_eq!(ir.steps[1].inputs[..], [x]);
     }
 
     #[test]

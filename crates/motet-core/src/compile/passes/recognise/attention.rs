@@ -225,3 +225,83 @@ fn before_sharing(matcher: &Matcher<'_>, value: Value, axis: usize) -> Option<Va
     shared.dims_mut()[axis] = 1;
     (shared == *matcher.shape(from)).then_some(from)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::ir::Kind;
+    use crate::compile::passes::recognise;
+    use crate::compile::testing::{Builder, add};
+    use crate::program::expr::{binary, select, x, y, z};
+
+    /// The attention that a softmax of products is taken for, where `hide` changes the scores.
+    fn found(hide: impl Fn(&mut Builder, Value) -> Value) -> Option<Kernel> {
+        let mut b = Builder::default();
+        let [q, k, v] = [[2, 3, 8], [2, 8, 5], [2, 5, 4]].map(|shape| b.input(&shape));
+        let product = || {
+            Kind::Kernel(Kernel::Matmul {
+                alpha: 1.0,
+                beta: None,
+            })
+        };
+        let scores = b.step("Matmul", product(), &[q, k], &[2, 3, 5]);
+        let hidden = hide(&mut b, scores);
+        let weights = b.softmax(hidden);
+        let result = b.step("Matmul", product(), &[weights, v], &[2, 3, 4]);
+        let steps = recognise(b.finish(&[result])).steps;
+        steps.into_iter().find_map(|step| match step.kind {
+            Kind::Kernel(kernel @ Kernel::Attention { .. }) => Some(kernel),
+            _ => None,
+        })
+    }
+
+    fn kernel(causal: bool, mask: bool) -> Option<Kernel> {
+        Some(Kernel::Attention {
+            scale: 1.0,
+            causal,
+            mask,
+            sinks: false,
+        })
+    }
+
+    /// Scores where `first + row` is at least the column, else this number.
+    fn kept(first: f64, number: f32) -> impl Fn(&mut Builder, Value) -> Value {
+        move |b, scores| {
+            let mut positions = |start: f64, shape: [usize; 2]| {
+                let count = shape[0] * shape[1];
+                let next = start + 1.0;
+                let arange = Kind::Kernel(Kernel::Arange { start, next });
+                let line = b.step("Arange", arange, &[], &[count]);
+                let line = b.view(View::Reshape, line, &shape);
+                b.view(View::Broadcast, line, &[3, 5])
+            };
+            let (query, key) = (positions(first, [3, 1]), positions(0.0, [1, 5]));
+            let keep = b.elementwise(binary(Binary::GreaterEqual, x(), y()), &[query, key]);
+            let keep = b.view(View::Broadcast, keep, &[2, 3, 5]);
+            let number = b.constant(&[], &[number]);
+            let number = b.view(View::Broadcast, number, &[2, 3, 5]);
+            b.elementwise(select(x(), y(), z()), &[keep, scores, number])
+        }
+    }
+
+    #[test]
+    fn masks_hide_what_they_hide_in_the_kernel() {
+        assert_eq!(found(|_, scores| scores), kernel(false, false));
+        let added = found(|b, scores| {
+            let mask = b.input(&[2, 3, 5]);
+            b.elementwise(add(), &[mask, scores])
+        });
+        assert_eq!(added, kernel(false, true));
+        assert_eq!(found(kept(2.0, f32::MIN)), kernel(true, false));
+        assert_eq!(found(kept(2.0, f32::NEG_INFINITY)), kernel(true, false));
+        // Not aligned at the end.
+        assert_eq!(found(kept(0.0, f32::MIN)), kernel(false, true));
+    }
+
+    #[test]
+    fn what_the_kernel_would_hide_otherwise_is_left() {
+        // A number that scores may have, and one that leaves no weights.
+        assert_eq!(found(kept(0.0, -10.0)), None);
+        assert_eq!(found(kept(-1.0, f32::NEG_INFINITY)), None);
+    }
+}

@@ -131,3 +131,70 @@ impl Rows {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::ir::{Ir, Kind};
+    use crate::compile::passes::recognise;
+    use crate::compile::testing::{Builder, add, mul};
+    use crate::kernel::Reduction;
+    use crate::ops::View;
+    use crate::program::expr::{unary, x, y};
+    use crate::shape::Axes;
+
+    /// `x * rsqrt(sum(x * x, axis) * factor + eps) * w` of a (4, 8) and a `w` of this shape.
+    fn rms_norm(axis: usize, factor: f32, eps: &[f32], w: &[usize]) -> Ir {
+        let mut b = Builder::default();
+        let rows = b.input(&[4, 8]);
+        let weights = b.input(w);
+        let mut statistic = [4, 8];
+        statistic[axis] = 1;
+        let squares = b.elementwise(x() * x(), &[rows]);
+        let axes = Axes::from_slice(&[axis]);
+        let op = Reduction::Sum;
+        let sum = Kind::Kernel(Kernel::Reduce { op, axes });
+        let sum = b.step("Reduce", sum, &[squares], &statistic);
+        let factor = b.constant(&[], &[factor]);
+        let factor = b.view(View::Broadcast, factor, &statistic);
+        let eps = b.constant(&[eps.len()], eps);
+        let eps = b.view(View::Broadcast, eps, &statistic);
+        let mean = b.elementwise(mul(), &[sum, factor]);
+        let moved = b.elementwise(add(), &[eps, mean]);
+        let scale = b.elementwise(unary(Unary::Rsqrt, x()), &[moved]);
+        let scale = b.view(View::Broadcast, scale, &[4, 8]);
+        let weights = b.view(View::Broadcast, weights, &[4, 8]);
+        let plain = b.elementwise(mul(), &[scale, rows]);
+        let result = b.elementwise(x() * y(), &[weights, plain]);
+        b.finish(&[result])
+    }
+
+    fn kernels(ir: Ir) -> Vec<String> {
+        let steps = recognise(ir).steps.into_iter();
+        let kernels = steps.filter(|step| matches!(step.kind, Kind::Kernel(_)));
+        kernels.map(|step| step.name).collect()
+    }
+
+    #[test]
+    fn rows_over_the_root_of_their_mean_square_are_a_norm() {
+        assert_eq!(kernels(rms_norm(1, 1.0 / 8.0, &[1e-5], &[8])), ["RMSNorm"]);
+        assert_eq!(kernels(rms_norm(1, 1.0 / 8.0, &[1e-5], &[1])), ["RMSNorm"]);
+    }
+
+    #[test]
+    fn weights_of_each_row_are_left_to_elementwise_steps() {
+        let kernels = kernels(rms_norm(1, 1.0 / 8.0, &[1e-5], &[4, 1]));
+        assert_eq!(kernels, ["Full", "RMSNorm", "Map"]);
+    }
+
+    #[test]
+    fn columns_and_sums_are_no_norm() {
+        for other in [
+            rms_norm(0, 1.0 / 8.0, &[1e-5], &[8]),
+            rms_norm(1, 1.0 / 4.0, &[1e-5], &[8]),
+            rms_norm(1, 1.0, &[1e-5], &[8]),
+        ] {
+            assert!(kernels(other).iter().all(|name| name != "RMSNorm"));
+        }
+    }
+}

@@ -210,3 +210,92 @@ fn without_border(matcher: &Matcher<'_>, op: Reduction, value: Value) -> Option<
     let padding = Axes::from_slice(low.get(1..low.len().checked_sub(1)?)?);
     (changes_nothing && whole).then_some((inner, padding))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::ir::{Ir, Kind};
+    use crate::compile::passes::recognise;
+    use crate::compile::testing::{Builder, max};
+
+    fn is_pool(ir: Ir) -> bool {
+        let steps = recognise(ir).steps;
+        let kernels = |step: &&_| {
+            matches!(
+                step,
+                &&crate::compile::ir::Step {
+                    kind: Kind::Kernel(_),
+                    ..
+                }
+            )
+        };
+        let mut kernels = steps.iter().filter(kernels);
+        let first = kernels.next().map(|step| &step.kind);
+        matches!(first, Some(Kind::Kernel(Kernel::Pool { .. }))) && kernels.next().is_none()
+    }
+
+    /// The maximum of windows of three lines of (2, 7, 2, 4), which are `line` elements apart.
+    fn windows(distance: isize, line: isize, count: usize) -> Ir {
+        let mut b = Builder::default();
+        let x = b.input(&[2, 7, 2, 4]);
+        let flat = b.view(View::Reshape, x, &[112]);
+        let strides = [56, distance * 8, 4, line, 4, 1].into_iter().collect();
+        let seen = View::AsStrided { strides, offset: 0 };
+        let windows = b.view(seen, flat, &[2, count, 2, 3, 1, 4]);
+        let axes = Axes::from_slice(&[3, 4]);
+        let op = Reduction::Max;
+        let reduce = Kind::Kernel(Kernel::Reduce { op, axes });
+        let most = b.step("Reduce", reduce, &[windows], &[2, count, 2, 1, 1, 4]);
+        b.finish(&[most])
+    }
+
+    #[test]
+    fn windows_in_memory_are_windows_of_lines() {
+        assert!(is_pool(windows(2, 8, 3)));
+        assert!(is_pool(windows(1, 8, 5)));
+        // Into the next image; from line to line and element; no distance at all.
+        assert!(!is_pool(windows(2, 8, 4)));
+        assert!(!is_pool(windows(2, 4, 3)));
+        assert!(!is_pool(windows(0, 8, 3)));
+    }
+
+    #[test]
+    fn windows_over_three_dimensions() {
+        let mut b = Builder::default();
+        let x = b.input(&[1, 6, 7, 8, 3]);
+        let flat = b.view(View::Reshape, x, &[1008]);
+        let strides = [1008, 336, 48, 6, 168, 24, 3, 1].into_iter().collect();
+        let seen = View::AsStrided { strides, offset: 0 };
+        let windows = b.view(seen, flat, &[1, 3, 3, 4, 2, 2, 2, 3]);
+        let axes = Axes::from_slice(&[4, 5, 6]);
+        let op = Reduction::Max;
+        let reduce = Kind::Kernel(Kernel::Reduce { op, axes });
+        let most = b.step("Reduce", reduce, &[windows], &[1, 3, 3, 4, 1, 1, 1, 3]);
+        assert!(is_pool(b.finish(&[most])));
+    }
+
+    #[test]
+    fn slices_are_windows_where_none_is_missing() {
+        for (starts, pools) in [
+            (&[[0, 0], [0, 1], [1, 0], [1, 1]][..], true),
+            (&[[1, 1], [0, 1], [1, 0], [0, 0]], true),
+            (&[[0, 0], [0, 1], [1, 1], [1, 1]], false),
+            (&[[0, 0], [0, 1], [1, 0], [2, 1]], false),
+            (&[[0, 0], [0, 1]], false),
+        ] {
+            let mut b = Builder::default();
+            let x = b.input(&[1, 6, 6, 4]);
+            let mut slices = starts.iter().map(|&[row, column]| View::Slice {
+                start: Axes::from_slice(&[0, row, column, 0]),
+                strides: Strides::from_slice(&[1, 2, 2, 1]),
+            });
+            let shape = [1, 2, 2, 4];
+            let mut most = b.view(slices.next().unwrap(), x, &shape);
+            for slice in slices {
+                let slice = b.view(slice, x, &shape);
+                most = b.elementwise(max(), &[most, slice]);
+            }
+            assert_eq!(is_pool(b.finish(&[most])), pools, "{starts:?}");
+        }
+    }
+}
