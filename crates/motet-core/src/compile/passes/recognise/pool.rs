@@ -262,7 +262,11 @@ mod tests {
     #[test]
     fn windows_over_three_dimensions() {
         let mut b = Builder::default();
-        let x = b.input(&[1, 6, 7, 8, 3]);
+        let inner = b.input(&[1, 4, 5, 6, 3]);
+        let low = Axes::from_slice(&[0, 1, 1, 1, 0]);
+        let border = b.constant(&[], &[f32::NEG_INFINITY]);
+        let pad = Kind::Kernel(Kernel::Pad { low });
+        let x = b.step("Pad", pad, &[inner, border], &[1, 6, 7, 8, 3]);
         let flat = b.view(View::Reshape, x, &[1008]);
         let strides = [1008, 336, 48, 6, 168, 24, 3, 1].into_iter().collect();
         let seen = View::AsStrided { strides, offset: 0 };
