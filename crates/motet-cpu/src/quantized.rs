@@ -256,6 +256,10 @@ impl<'a> Weights<'a, '_> {
         let (first, groups) = (columns.start / group_size, columns.len() / group_size);
         let load = |scales: &Scales<'_>| {
             let mut loaded = vec![0.0; rows.len() * groups];
+            if groups == row_groups {
+                scales.load(rows.start * groups..rows.end * groups, &mut loaded);
+                return loaded;
+            }
             for (row, to) in rows.clone().zip(loaded.chunks_exact_mut(groups.max(1))) {
                 let start = row * row_groups + first;
                 scales.load(start..start + groups, to);
