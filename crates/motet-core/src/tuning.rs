@@ -24,3 +24,9 @@ pub const CORE_QUANTUM: Duration = Duration::from_millis(1);
 /// two calls a thread needs a few microseconds; a helper that took its core then makes it wait for a
 /// tile and a wake-up, which cost two threads on two cores a tenth of their time.
 pub const CORE_ABSENCE: Duration = Duration::from_micros(100);
+
+/// How long a worker that has helped a region looks out for the next before it sleeps. Waking it
+/// takes about 20 us, and the steps of a plan follow each other within a few: with a sleep between
+/// them a second core gained nothing on steps below 0.1 ms. It is short, so that who computes now
+/// and then pays for little.
+pub const WORKER_LOOKOUT: Duration = Duration::from_micros(50);

@@ -63,6 +63,8 @@ pub(super) struct Times {
     pub(super) quantum: Duration,
     /// How long a core is left to the thread that gave it back.
     pub(super) absence: Duration,
+    /// How long a worker that has helped looks out for more before it sleeps.
+    pub(super) lookout: Duration,
 }
 
 impl Times {
@@ -70,6 +72,7 @@ impl Times {
     pub(super) const NONE: Times = Times {
         quantum: Duration::ZERO,
         absence: Duration::ZERO,
+        lookout: Duration::ZERO,
     };
 }
 
@@ -162,6 +165,10 @@ impl Cores {
             })
             .ok()
             .map(|_| self.permit(true, false))
+    }
+
+    pub(super) fn times(&self) -> Times {
+        self.times
     }
 
     /// How many cores nobody uses. A hint: Relaxed.

@@ -82,6 +82,7 @@ impl Pool {
             let times = Times {
                 quantum: tuning::CORE_QUANTUM,
                 absence: tuning::CORE_ABSENCE,
+                lookout: tuning::WORKER_LOOKOUT,
             };
             Pool::with_times(cores, times)
         })
@@ -233,8 +234,9 @@ impl Shared {
         }
     }
 
-    /// Sleeps until there is something to do; `None` when the pool is gone.
-    fn next_job(&self) -> Option<Job> {
+    /// Sleeps until there is something to do; `None` when the pool is gone. A worker that has just
+    /// helped is `awake`: it looks out for a while first, as the next region is often near.
+    fn next_job(&self, mut awake: bool) -> Option<Job> {
         let mut jobs = self.jobs.lock();
         loop {
             if !jobs.tasks.is_empty() {
@@ -250,9 +252,31 @@ impl Shared {
                     return Some(Job::Help(Arc::clone(region)));
                 }
             }
+            if std::mem::take(&mut awake) {
+                drop(jobs);
+                self.look_out();
+                jobs = self.jobs.lock();
+                continue;
+            }
             jobs.asleep += 1;
             jobs = jobs.wait(&self.wake);
             jobs.asleep -= 1;
+        }
+    }
+
+    /// Waits for a moment for something to do, without sleeping.
+    fn look_out(&self) {
+        // A model that spins has too many interleavings; without this it is as if the time was up.
+        if cfg!(loom) || self.cores.times().lookout.is_zero() {
+            return;
+        }
+        let start = std::time::Instant::now();
+        while self.regions.load(Ordering::Relaxed) == 0
+            && self.tasks.load(Ordering::Relaxed) == 0
+            && self.cores.free() > 0
+            && start.elapsed() < self.cores.times().lookout
+        {
+            std::hint::spin_loop();
         }
     }
 
@@ -297,7 +321,9 @@ struct Worker(Arc<Shared>);
 impl Worker {
     fn work(&self) {
         let shared = &*self.0;
-        while let Some(job) = shared.next_job() {
+        let mut helped = false;
+        while let Some(job) = shared.next_job(helped) {
+            helped = matches!(job, Job::Help(_));
             match job {
                 Job::Tasks => {
                     let mut permit = shared.cores.enter();

@@ -132,6 +132,7 @@ fn a_core_is_left_for_a_while_to_the_thread_that_gave_it_back() {
     let long = Times {
         quantum: Duration::MAX,
         absence: Duration::MAX,
+        lookout: Duration::ZERO,
     };
     // With more cores, the others help.
     for (cores, left) in [(2, 0), (4, 2)] {

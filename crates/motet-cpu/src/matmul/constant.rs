@@ -90,21 +90,26 @@ struct Tiling {
     ns: usize,
 }
 
-/// Rows in a tile: enough that the panels of a block, read into the cache once, serve many.
-const TILE_ROWS: usize = 96;
-/// Products and sums that are worth a tile: about 0.1 ms.
-const TILE_WORK: usize = 5 << 20;
+/// Rows in a tile: enough that the matrix, which each row of tiles reads from the outer caches, is
+/// read at a tenth of what they give; few enough that tiles can be wide, as programs want them.
+const TILE_ROWS: usize = 48;
+/// Products and sums that are worth a tile: about 40 us.
+const TILE_WORK: usize = 2 << 20;
 /// Elements of the matrix in a tile, which few rows are bound by reading: 0.5 MiB of float32.
 const TILE_WEIGHTS: usize = 128 << 10;
+/// A product is cut in so many, if they are not smaller than a quarter of the above: several
+/// threads find work, and none waits long for the last.
+const TILES: usize = 4;
 
 impl Tiling {
     fn new(Sizes { m, k, n }: Sizes, width: usize) -> Tiling {
-        let row_tiles = m.div_ceil(TILE_ROWS).max(1);
-        let rows = m.div_ceil(row_tiles).max(1);
-        let columns = (TILE_WORK / k.max(1) / rows).max(width);
-        let columns = columns.min(TILE_WEIGHTS / k.max(1)).max(width);
+        let (rows, k) = (m.clamp(1, TILE_ROWS), k.max(1));
+        let row_tiles = m.div_ceil(rows).max(1);
+        let most = (TILE_WORK / k / rows).min(TILE_WEIGHTS / k);
+        let fair = n.div_ceil(TILES.div_ceil(row_tiles)).max(most / 4);
         let panels = n.div_ceil(width).max(1);
-        let column_tiles = panels.div_ceil(columns / width).max(1);
+        let columns = most.min(fair).max(width);
+        let column_tiles = panels.div_ceil(columns.div_ceil(width));
         let panels = panels.div_ceil(column_tiles);
         // 50 products and sums a nanosecond, or five elements of the matrix.
         let elements = panels * width * k;
