@@ -25,13 +25,10 @@ pub(crate) fn plan_memory(requests: &[Request]) -> Result<MemoryPlan> {
     order.sort_by_key(|&i| (std::cmp::Reverse(requests[i].bytes), requests[i].first));
     let mut offsets = vec![0; requests.len()];
     let mut bytes = 0;
-    // Start, end and number of those that have a place, by start.
-    let mut placed: Vec<(usize, usize, usize)> = Vec::new();
+    let mut placed = Placed::new(requests);
+    // Start and end of those that have a place and live beside the next one.
+    let mut taken: Vec<(usize, usize)> = Vec::new();
     for i in order {
-        let request = &requests[i];
-        let beside = |&&(_, _, j): &&(usize, usize, usize)| {
-            requests[j].first <= request.last && request.first <= requests[j].last
-        };
         let too_large = || {
             Error::new(
                 ErrorKind::Memory,
@@ -39,13 +36,19 @@ pub(crate) fn plan_memory(requests: &[Request]) -> Result<MemoryPlan> {
                 "the workspace would be too large",
             )
         };
-        let size = request
+        let size = requests[i]
             .bytes
             .checked_next_multiple_of(ALIGNMENT)
             .ok_or_else(too_large)?;
+        if size == 0 {
+            continue;
+        }
+        taken.clear();
+        placed.beside(&requests[i], |place| taken.push(place));
+        taken.sort_unstable();
         let mut start = 0;
-        for &(other_start, other_end, _) in placed.iter().filter(beside) {
-            if other_start.saturating_sub(start) >= size && other_start >= start {
+        for &(other_start, other_end) in &taken {
+            if other_start.saturating_sub(start) >= size {
                 break;
             }
             start = start.max(other_end);
@@ -53,10 +56,59 @@ pub(crate) fn plan_memory(requests: &[Request]) -> Result<MemoryPlan> {
         let end = start.checked_add(size).ok_or_else(too_large)?;
         offsets[i] = start;
         bytes = bytes.max(end);
-        let at = placed.partition_point(|&(other, _, _)| other <= start);
-        placed.insert(at, (start, end, i));
+        placed.insert(&requests[i], (start, end));
     }
     Ok(MemoryPlan { offsets, bytes })
+}
+
+/// Pieces of memory, found by the steps that need them.
+struct Placed {
+    /// The pieces that are needed from each step on.
+    from: Vec<Vec<(usize, usize)>>,
+    /// A tree over the steps, its leaves in the second half: each piece is kept by the few nodes that
+    /// together cover its steps.
+    covering: Vec<Vec<(usize, usize)>>,
+}
+
+impl Placed {
+    fn new(requests: &[Request]) -> Placed {
+        let steps = requests.iter().map(|request| request.last + 1).max();
+        let steps = steps.unwrap_or(0);
+        Placed {
+            from: vec![Vec::new(); steps],
+            covering: vec![Vec::new(); 2 * steps],
+        }
+    }
+
+    fn insert(&mut self, request: &Request, place: (usize, usize)) {
+        self.from[request.first].push(place);
+        let steps = self.from.len();
+        let (mut low, mut end) = (request.first + steps, request.last + 1 + steps);
+        while low < end {
+            if low % 2 == 1 {
+                self.covering[low].push(place);
+                low += 1;
+            }
+            if end % 2 == 1 {
+                end -= 1;
+                self.covering[end].push(place);
+            }
+            low /= 2;
+            end /= 2;
+        }
+    }
+
+    /// Visits the pieces that a step of the request's needs: those that its first step needs, and
+    /// those that are needed from a later one on.
+    fn beside(&self, request: &Request, mut visit: impl FnMut((usize, usize))) {
+        let mut node = request.first + self.from.len();
+        while node > 0 {
+            self.covering[node].iter().copied().for_each(&mut visit);
+            node /= 2;
+        }
+        let later = &self.from[request.first + 1..=request.last];
+        later.iter().flatten().copied().for_each(visit);
+    }
 }
 
 #[cfg(test)]
@@ -100,6 +152,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn long_plans_are_planned_in_time() {
+        // Comparing each with each would take minutes.
+        let mut requests: Vec<_> = (0..200_000)
+            .map(|step| request(100 + step % 7, step, step + 1 + step % 3))
+            .collect();
+        requests.push(request(10_000, 0, 200_000));
+        let plan = plan_memory(&requests).unwrap();
+        assert!(plan.bytes <= 10_000 + 240 + 5 * 128);
     }
 
     #[test]

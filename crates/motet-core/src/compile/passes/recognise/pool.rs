@@ -146,21 +146,28 @@ fn strided(matcher: &Matcher<'_>, windows: Value, spatial: usize) -> Option<(Val
     };
     let (shape, steps) = (matcher.shape(from), matcher.shape(from).strides());
     let seen = matcher.shape(windows);
-    let inner = 1 + spatial..1 + 2 * spatial;
-    let same = shape.len() == spatial + 2
-        && (seen[0], strides[0]) == (shape[0], steps[0])
-        && (seen.last(), strides.last()) == (shape.last(), Some(&1))
-        && strides[inner.clone()] == steps[1..=spatial];
-    if !same {
+    if shape.len() != spatial + 2 {
+        return None;
+    }
+    // Where there is one, no matter how far the next would be.
+    let is = |axis: usize, step: isize| seen[axis] == 1 || strides[axis] == step;
+    let (channels, count) = (2 * spatial + 1, *seen.last()?);
+    let whole = seen[0] == shape[0] && count == shape[spatial + 1];
+    if !whole || !is(0, steps[0]) || !is(channels, 1) {
         return None;
     }
     let distances = (1..=spatial).map(|axis| {
-        let distance = usize::try_from(strides[axis] / steps[axis]).ok()?;
-        let last = (seen[axis].checked_sub(1)?).checked_mul(distance)?;
+        let distance = match seen[axis] {
+            1 => 1,
+            _ => usize::try_from(strides[axis] / steps[axis]).ok()?,
+        };
+        let last = seen[axis].checked_sub(1)?.checked_mul(distance)?;
         let end = last.checked_add(seen[axis + spatial])?;
         // Windows that reach into the next row of memory are none of this one.
-        let fits =
-            distance > 0 && strides[axis] == distance as isize * steps[axis] && end <= shape[axis];
+        let fits = distance > 0
+            && is(axis, distance as isize * steps[axis])
+            && is(axis + spatial, steps[axis])
+            && end <= shape[axis];
         fits.then_some(distance)
     });
     Some((from, distances.collect::<Option<Axes>>()?))
@@ -268,7 +275,8 @@ mod tests {
         let pad = Kind::Kernel(Kernel::Pad { low });
         let x = b.step("Pad", pad, &[inner, border], &[1, 6, 7, 8, 3]);
         let flat = b.view(View::Reshape, x, &[1008]);
-        let strides = [1008, 336, 48, 6, 168, 24, 3, 1].into_iter().collect();
+        // The batch is one: its stride is anything.
+        let strides = [1, 336, 48, 6, 168, 24, 3, 1].into_iter().collect();
         let seen = View::AsStrided { strides, offset: 0 };
         let windows = b.view(seen, flat, &[1, 3, 3, 4, 2, 2, 2, 3]);
         let axes = Axes::from_slice(&[4, 5, 6]);
