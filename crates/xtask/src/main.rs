@@ -1,6 +1,8 @@
 //! What developers of motet run: `cargo xtask COMMAND`.
 
+mod bench;
 mod docs;
+mod report;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -24,6 +26,31 @@ enum Task {
         /// What the programs are made from; another one each time where it is not given.
         #[arg(long)]
         seed: Option<u64>,
+    },
+    /// Measure workloads: a JSON line for each mode on stdout.
+    Bench {
+        /// The workloads: `NAME` for NAMEa.mlxfn and NAMEb.mlxfn, or `w7`, products of square
+        /// matrices.
+        #[arg(required = true)]
+        workloads: Vec<String>,
+        /// The folder of the models.
+        #[arg(long, default_value = "models")]
+        models: PathBuf,
+        /// Seconds for each mode.
+        #[arg(long, default_value_t = 2.0)]
+        seconds: f64,
+    },
+    /// Print tables of what `bench`, and drivers of other frameworks, printed.
+    Report {
+        /// Files of JSON lines.
+        #[arg(required = true)]
+        records: Vec<PathBuf>,
+        /// Lines of an earlier run to compare motet with.
+        #[arg(long)]
+        against: Option<PathBuf>,
+        /// Write a plot, too.
+        #[arg(long)]
+        svg: Option<PathBuf>,
     },
     /// Write docs/operations.md: all primitives, from their declarations.
     Docs,
@@ -49,6 +76,20 @@ fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Real => real(root),
         Task::Mlx { programs, seed } => mlx(root, programs, seed),
+        Task::Bench {
+            workloads,
+            models,
+            seconds,
+        } => run(cargo(root).args(["build", "--quiet", "--release", "--package", "motet-cli"]))
+            .and_then(|()| {
+                let mut workloads = workloads.iter();
+                workloads.try_for_each(|workload| bench::bench(root, &models, workload, seconds))
+            }),
+        Task::Report {
+            records,
+            against,
+            svg,
+        } => report::report(&records, against.as_deref(), svg.as_deref()),
         Task::Docs => std::fs::write(root.join("docs/operations.md"), docs::operations())
             .map_err(|e| format!("cannot write docs/operations.md: {e}")),
         Task::Fuzz { seconds, seed } => fuzz(root, seconds, seed),
