@@ -91,6 +91,16 @@ impl Error {
         }))
     }
 
+    /// The same failure under the name that the caller knows.
+    pub(crate) fn with_origin(self, origin: impl Into<String>) -> Error {
+        Error(Arc::new(Inner {
+            kind: self.kind(),
+            origin: origin.into(),
+            message: self.0.message.clone(),
+            cause: self.0.cause.clone(),
+        }))
+    }
+
     /// A panic in `origin`, caught.
     pub fn from_panic(origin: &str, panic: &(dyn std::any::Any + Send)) -> Error {
         let message = panic

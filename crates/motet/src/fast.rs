@@ -1,7 +1,8 @@
 //! MLX's `fast`: operations of language models, each in one step.
 //!
-//! Left out are MLX's `metal_kernel` and `cuda_kernel`, which run GPU source code, and
-//! `gated_delta_update`.
+//! Left out are MLX's `metal_kernel` and `cuda_kernel`, which run GPU source code.
+
+mod gated_delta;
 
 use motet_core::array::apply::{apply_one, astype, broadcast_to};
 use motet_core::array::{Array, Operand};
@@ -14,6 +15,8 @@ use motet_core::ops::shape::{ExpandDims, Squeeze};
 use motet_core::shape::Shape;
 
 use crate::ops::subtract;
+
+pub use gated_delta::gated_delta_update;
 
 /// `x / sqrt(mean(x²) + eps) * weight` over the last axis, in float32 inside for half types.
 ///

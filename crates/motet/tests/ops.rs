@@ -645,7 +645,7 @@ fn errors_name_the_function_and_what_it_got() {
         (ops::mean(&x, [0, 0]), ["mean", "twice", "[0, 0]"]),
         (
             ops::concatenate(&[x.clone(), y.clone()], 0),
-            ["Concatenate", "(2,3)", "(4,5)"],
+            ["[concatenate]", "(2,3)", "(4,5)"],
         ),
         (
             ops::stack(&[x.clone(), y.clone()], 0),
@@ -661,7 +661,7 @@ fn errors_name_the_function_and_what_it_got() {
             ops::take_along_axis(&x, &index, 0),
             ["take_along_axis", "(2,3)", "(1)"],
         ),
-        (ops::reshape(&x, [4, -1]), ["Reshape", "6", "[4, -1]"]),
+        (ops::reshape(&x, [4, -1]), ["[reshape]", "6", "[4, -1]"]),
     ] {
         let message = result.unwrap_err().to_string();
         let all = parts.iter().all(|part| message.contains(part));

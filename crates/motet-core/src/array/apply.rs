@@ -44,7 +44,12 @@ fn apply_recorded(
     recorded: Option<&[Spec]>,
 ) -> Result<Vec<Array>> {
     let specs: SmallVec<[Spec; 4]> = inputs.iter().map(|input| input.spec().clone()).collect();
-    let outputs = primitive.infer(&specs, recorded)?;
+    let outputs = primitive.infer(&specs, recorded).map_err(|error| {
+        match error.origin() == primitive.name() {
+            true => error.with_origin(function_name(primitive.name())),
+            false => error,
+        }
+    })?;
     let stream = current_stream()?;
     Ok(Array::from_executable(
         Arc::new(primitive),
@@ -132,7 +137,8 @@ pub fn broadcast<const N: usize>(name: &str, arrays: [Array; N]) -> Result<[Arra
     for other in others {
         shape = shape.broadcast(other.shape()).map_err(|error| {
             let specs: Vec<&Spec> = arrays.iter().map(Array::spec).collect();
-            error.context(name, format!("the operands do not fit: got {specs:?}"))
+            let message = format!("the operands do not fit: got {specs:?}");
+            error.context(function_name(name), message)
         })?;
     }
     if dynamic {
@@ -196,4 +202,71 @@ fn each<A, B, const N: usize>(
         )
     };
     converted.try_into().map_err(wrong)
+}
+
+/// How functions are called that apply a primitive of this name, which is what errors of their use
+/// should speak of: `ExpandDims` is `expand_dims`.
+fn function_name(primitive: &str) -> String {
+    // Of several words, but written as one.
+    const ONE_WORD: [&str; 8] = [
+        "AddMM",
+        "AsType",
+        "DivMod",
+        "ErfInv",
+        "LogAddExp",
+        "LogSumExp",
+        "RoPE",
+        "SearchSorted",
+    ];
+    let starts = ["Arc", "Arg"]
+        .iter()
+        .any(|start| primitive.starts_with(start));
+    if starts || ONE_WORD.contains(&primitive) {
+        return primitive.to_lowercase();
+    }
+    let letters = primitive.as_bytes();
+    let mut name = String::new();
+    for (i, letter) in primitive.char_indices() {
+        // A word starts behind a small letter, and with the last of several capitals.
+        let small = |at: usize| letters.get(at).is_some_and(u8::is_ascii_lowercase);
+        if i > 0 && letter.is_uppercase() && (small(i - 1) || small(i + 1)) {
+            name.push('_');
+        }
+        name.extend(letter.to_lowercase());
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_are_called_as_by_mlx() {
+        for (primitive, function) in [
+            ("Add", "add"),
+            ("AddMM", "addmm"),
+            ("ArcTan2", "arctan2"),
+            ("ArgSort", "argsort"),
+            ("BlockMaskedMM", "block_masked_mm"),
+            ("ExpandDims", "expand_dims"),
+            ("GatherQMM", "gather_qmm"),
+            ("RMSNorm", "rms_norm"),
+            ("RoPE", "rope"),
+            ("SVD", "svd"),
+            ("where_", "where_"),
+        ] {
+            assert_eq!(function_name(primitive), function);
+        }
+    }
+
+    #[test]
+    fn errors_speak_of_the_function() {
+        let [a, b] = [2, 3].map(|n| Array::from_slice(&vec![1.0f32; n], [n]).unwrap());
+        let wrong = crate::ops::shape::ExpandDims { axes: vec![5] };
+        let error = apply_one(wrong, std::slice::from_ref(&a)).unwrap_err();
+        assert!(error.to_string().starts_with("[expand_dims]"), "{error}");
+        let error = binary(crate::ops::elementwise::Add, &a, &b).unwrap_err();
+        assert!(error.to_string().starts_with("[add]"), "{error}");
+    }
 }

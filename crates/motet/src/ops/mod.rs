@@ -7,8 +7,7 @@
 //! - Results are on the calling thread's default stream: see [`with_stream`](crate::with_stream).
 //!
 //! MLX's `where` is [`where_`], since the name is a keyword of Rust. MLX's `slice` and `slice_update`
-//! with an array as the start are [`dynamic_slice`] and [`dynamic_slice_update`]. Left out are
-//! `qqmm` and `gather_qqmm`, which MLX cannot compute on CPUs or store in files.
+//! with an array as the start are [`dynamic_slice`] and [`dynamic_slice_update`].
 
 mod axes;
 mod batched;
@@ -21,6 +20,7 @@ mod join;
 mod matrices;
 mod pad;
 mod products;
+mod qqmm;
 mod quantized;
 mod reduce;
 mod scan;
@@ -51,6 +51,7 @@ pub use motet_core::array::apply::{apply, astype};
 pub use motet_core::array::operators::bitwise_invert;
 pub use pad::*;
 pub use products::*;
+pub use qqmm::*;
 pub use quantized::*;
 pub use reduce::*;
 pub use scan::*;

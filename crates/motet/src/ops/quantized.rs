@@ -9,8 +9,8 @@ use motet_core::ops::quantized as primitive;
 use motet_core::shape::Shape;
 
 use super::{
-    abs, add, arange, bitwise_and, bitwise_or, broadcast_to, dims, left_shift, less, multiply,
-    reshape, right_shift, round, subtract, take, view, where_,
+    abs, add, arange, bitwise_and, bitwise_or, broadcast_to, dims, divide, left_shift, less,
+    multiply, reshape, right_shift, round, subtract, take, view, where_,
 };
 
 /// What [`quantize`] gives.
@@ -26,7 +26,8 @@ pub struct Quantized {
 }
 
 /// Packs the rows of `w`, which is (..., N) of two or more dimensions, float32 or a half type; N is a
-/// multiple of the group size.
+/// multiple of the group size. For nvfp4 there may be a scale of all values, a float32: the largest
+/// magnitude that is to be represented.
 ///
 /// # Errors
 /// Where MLX has no such quantisation, `w` is not floating, or has less than two dimensions, or its
@@ -35,22 +36,36 @@ pub struct Quantized {
 /// ```
 /// # use motet::{Array, Dtype, Quantization, ops};
 /// let w = ops::reshape(&ops::arange(0, 64, 1, Dtype::Float32)?, [1, 64])?;
-/// let q = ops::quantize(&w, Quantization { bits: 8, ..Quantization::default() })?;
+/// let q = ops::quantize(&w, Quantization { bits: 8, ..Quantization::default() }, None)?;
 /// assert_eq!(*q.w.shape(), [1, 16].into());
 /// # Ok::<(), motet::Error>(())
 /// ```
-pub fn quantize(w: &Array, quantization: Quantization) -> Result<Quantized> {
-    if w.shape().len() < 2 {
+pub fn quantize(
+    w: &Array,
+    quantization: Quantization,
+    global_scale: Option<&Array>,
+) -> Result<Quantized> {
+    if w.shape().len() < 2 || !w.dtype().is_float() {
         return Err(Error::invalid(
             "quantize",
-            format!("got {}, expected two or more dimensions", w.spec()),
+            format!(
+                "got {}, expected floats of two or more dimensions",
+                w.spec()
+            ),
         ));
     }
+    let w = match global_scale {
+        Some(scale) => {
+            check_global_scale("quantize", scale, quantization)?;
+            multiply(w, divide(NVFP4_MAX, scale)?)?
+        }
+        None => w.clone(),
+    };
     let op = primitive::Quantize {
         quantization,
         dequantize: false,
     };
-    let mut arrays = apply(op, std::slice::from_ref(w))?.into_iter();
+    let mut arrays = apply(op, &[w])?.into_iter();
     match (arrays.next(), arrays.next()) {
         (Some(w), Some(scales)) => Ok(Quantized {
             w,
@@ -61,8 +76,8 @@ pub fn quantize(w: &Array, quantization: Quantization) -> Result<Quantized> {
     }
 }
 
-/// The values that [`quantize`] packed: of the dtype given, else of that of affine scales, else
-/// bfloat16.
+/// The values that [`quantize`] packed, with the same scale of all: of the dtype given, else of that
+/// of affine scales, else float32 where there is a scale of all, else bfloat16.
 ///
 /// # Errors
 /// Where shapes and dtypes are not those of such a quantisation, or the dtype is not floating.
@@ -71,8 +86,8 @@ pub fn quantize(w: &Array, quantization: Quantization) -> Result<Quantized> {
 /// # use motet::{Array, Dtype, Quantization, ops};
 /// let w = ops::reshape(&ops::arange(0, 64, 1, Dtype::Float32)?, [1, 64])?;
 /// let by = Quantization { bits: 6, ..Quantization::default() };
-/// let q = ops::quantize(&w, by)?;
-/// let again = ops::dequantize(&q.w, &q.scales, q.biases.as_ref(), by, None)?;
+/// let q = ops::quantize(&w, by, None)?;
+/// let again = ops::dequantize(&q.w, &q.scales, q.biases.as_ref(), by, None, None)?;
 /// assert!(ops::allclose(&w, &again, ops::IsClose::default())?.item::<bool>()?);
 /// # Ok::<(), motet::Error>(())
 /// ```
@@ -81,12 +96,14 @@ pub fn dequantize(
     scales: &Array,
     biases: Option<&Array>,
     quantization: Quantization,
+    global_scale: Option<&Array>,
     dtype: impl Into<Option<Dtype>>,
 ) -> Result<Array> {
     let affine = quantization.mode == QuantizationMode::Affine;
     let own = match (affine, biases) {
         (true, Some(biases)) => scales.dtype().promote(biases.dtype()),
         (true, None) => scales.dtype(),
+        (false, _) if global_scale.is_some() => Dtype::Float32,
         (false, _) => Dtype::Bfloat16,
     };
     let dtype = dtype.into().unwrap_or(own);
@@ -101,7 +118,30 @@ pub fn dequantize(
         dequantize: true,
     };
     let packed = packed("dequantize", w, scales, biases, affine.then_some(own))?;
-    astype(&apply_one(op, &packed)?, dtype)
+    let mut values = apply_one(op, &packed)?;
+    if let Some(scale) = global_scale {
+        check_global_scale("dequantize", scale, quantization)?;
+        values = multiply(values, divide(scale, NVFP4_MAX)?)?;
+    }
+    astype(&values, dtype)
+}
+
+/// The largest magnitude of nvfp4: that of a code times that of a scale.
+const NVFP4_MAX: f32 = 6.0 * FP8_MAX;
+
+fn check_global_scale(name: &str, scale: &Array, quantization: Quantization) -> Result<()> {
+    let nvfp4 = quantization.mode == QuantizationMode::Nvfp4;
+    match nvfp4 && scale.size() == 1 && scale.dtype() == Dtype::Float32 {
+        true => Ok(()),
+        false => Err(Error::invalid(
+            name,
+            format!(
+                "got a scale of all values {} for {:?}, expected one float32 for nvfp4",
+                scale.spec(),
+                quantization.mode
+            ),
+        )),
+    }
 }
 
 /// How [`quantized_matmul`] multiplies.
@@ -134,7 +174,7 @@ impl Default for QuantizedMatmul {
 /// # use motet::{Array, Dtype, ops};
 /// let w = ops::ones([3, 64], None)?;
 /// let options = ops::QuantizedMatmul::default();
-/// let q = ops::quantize(&w, options.quantization)?;
+/// let q = ops::quantize(&w, options.quantization, None)?;
 /// let y = ops::quantized_matmul(&w, &q.w, &q.scales, q.biases.as_ref(), options)?;
 /// assert_eq!(*y.shape(), [3, 3].into());
 /// # Ok::<(), motet::Error>(())
@@ -191,7 +231,7 @@ pub struct GatherQmm {
 /// # use motet::{Array, Dtype, ops};
 /// let w = ops::ones([2, 3, 64], None)?;
 /// let mut options = ops::GatherQmm::default();
-/// let q = ops::quantize(&w, options.product.quantization)?;
+/// let q = ops::quantize(&w, options.product.quantization, None)?;
 /// options.rhs_indices = Some(Array::from_slice(&[1, 0, 1, 1], [2, 2])?);
 /// let x = ops::ones([2, 5, 64], None)?;
 /// let y = ops::gather_qmm(&x, &q.w, &q.scales, q.biases.as_ref(), options)?;
@@ -390,10 +430,10 @@ mod tests {
         for mode in MODES {
             let by = Quantization::of(mode);
             let w = noise([2, 5, 128]);
-            let q = quantize(&w, by).unwrap();
+            let q = quantize(&w, by, None).unwrap();
             let biases = q.biases.as_ref();
             assert_eq!(biases.is_some(), mode == QuantizationMode::Affine);
-            let again = dequantize(&q.w, &q.scales, biases, by, Dtype::Float32).unwrap();
+            let again = dequantize(&q.w, &q.scales, biases, by, None, Dtype::Float32).unwrap();
             // Codes of 4 bits in -1..1, of floats the widest apart.
             close(&again, &w, 0.25);
             let (x, t) = (noise([1, 3, 128]), noise([2, 3, 5]));
@@ -415,7 +455,7 @@ mod tests {
     fn matrices_are_picked_by_indices() {
         let (x, w) = (noise([2, 5, 64]), noise([4, 3, 64]));
         let product = QuantizedMatmul::default();
-        let q = quantize(&w, product.quantization).unwrap();
+        let q = quantize(&w, product.quantization, None).unwrap();
         let gather = |lhs: Option<&[i32]>, rhs: Option<&[i32]>| {
             let indices = |i: &[i32]| Array::from_slice(i, [i.len(), 1]).unwrap();
             let options = GatherQmm {
@@ -450,9 +490,9 @@ mod tests {
     fn dtypes_follow_scales_and_values() {
         let w = astype(&noise([3, 64]), Dtype::Float16).unwrap();
         let by = Quantization::default();
-        let q = quantize(&w, by).unwrap();
+        let q = quantize(&w, by, None).unwrap();
         let unpack = |dtype: Option<Dtype>| {
-            dequantize(&q.w, &q.scales, q.biases.as_ref(), by, dtype).map(|w| w.dtype())
+            dequantize(&q.w, &q.scales, q.biases.as_ref(), by, None, dtype).map(|w| w.dtype())
         };
         assert_eq!(unpack(None).unwrap(), Dtype::Float16);
         assert_eq!(unpack(Some(Dtype::Bfloat16)).unwrap(), Dtype::Bfloat16);
@@ -466,20 +506,40 @@ mod tests {
         assert_eq!(product(&noise([64]), biases).unwrap(), Dtype::Float32);
         assert!(product(&w, None).is_err() && product(&noise([3]), biases).is_err());
         let fp4 = Quantization::of(QuantizationMode::Mxfp4);
-        let q = quantize(&w, fp4).unwrap();
-        let unpacked = dequantize(&q.w, &q.scales, None, fp4, None).unwrap();
+        let q = quantize(&w, fp4, None).unwrap();
+        let unpacked = dequantize(&q.w, &q.scales, None, fp4, None, None).unwrap();
         assert_eq!(unpacked.dtype(), Dtype::Bfloat16);
-        assert!(dequantize(&q.w, &q.scales, biases, fp4, None).is_err());
+        assert!(dequantize(&q.w, &q.scales, biases, fp4, None, None).is_err());
+    }
+
+    /// Results of MLX 0.32.4.
+    #[test]
+    fn nvfp4_takes_a_scale_of_all_values() {
+        let by = Quantization::of(QuantizationMode::Nvfp4);
+        let x: Vec<f32> = (0..32).map(|i| i as f32 * 0.13 - 2.0).collect();
+        let x = Array::from_slice(&x, [1, 32]).unwrap();
+        let scale = Array::from(4.0f32);
+        let q = quantize(&x, by, Some(&scale)).unwrap();
+        assert_eq!(q.scales.to_vec::<u8>().unwrap(), [118, 118]);
+        let words = [0xdeee_efff, 0x09ab_bccd, 0x5544_3210, 0x7776_6665];
+        assert_eq!(q.w.to_vec::<u32>().unwrap(), words);
+        let again = dequantize(&q.w, &q.scales, None, by, Some(&scale), None).unwrap();
+        close(&again, &x, 0.4);
+        for wrong in [Array::from(4), noise([2])] {
+            assert!(quantize(&x, by, Some(&wrong)).is_err());
+        }
+        let fp4 = Quantization::of(QuantizationMode::Mxfp4);
+        assert!(quantize(&x, fp4, Some(&scale)).is_err());
     }
 
     #[test]
     fn what_cannot_be_packed_is_refused() {
         let by = Quantization::default();
-        assert!(quantize(&noise([64]), by).is_err());
-        assert!(quantize(&noise([2, 65]), by).is_err());
-        assert!(quantize(&noise([2, 64]), Quantization { bits: 7, ..by }).is_err());
+        assert!(quantize(&noise([64]), by, None).is_err());
+        assert!(quantize(&noise([2, 65]), by, None).is_err());
+        assert!(quantize(&noise([2, 64]), Quantization { bits: 7, ..by }, None).is_err());
         let ints = astype(&noise([2, 64]), Dtype::Int32).unwrap();
-        assert!(quantize(&ints, by).is_err() && to_fp8(&ints).is_err());
+        assert!(quantize(&ints, by, None).is_err() && to_fp8(&ints).is_err());
         assert!(from_fp8(&ints, Dtype::Float32).is_err());
     }
 
