@@ -72,6 +72,7 @@ impl Backend for Cpu {
 
     fn fuses(&self, kernel: &Kernel, result: &Spec) -> bool {
         match kernel {
+            Kernel::Convolution(_) => convolution::fuses(result),
             Kernel::Matmul { .. } => matmul::fuses(kernel, result),
             _ => false,
         }
@@ -155,7 +156,7 @@ fn module(kernel: &Kernel) -> Module {
         | Kernel::GatherQuantizedMatmul { .. }
         | Kernel::Quantize(_)
         | Kernel::Dequantize(_) => file!(quantized),
-        Kernel::Convolution(_) => file!(convolution),
+        Kernel::Convolution(_) => file!(convolution, WithConstants),
         Kernel::Pool { .. } => file!(pool),
         Kernel::Gather { .. }
         | Kernel::GatherAxis { .. }

@@ -13,9 +13,9 @@ use smallvec::SmallVec;
 use super::{Sizes, Stack, fold, matrix_steps, unexpected};
 use crate::convert::Float32Like;
 use crate::operand::Strided;
-use crate::packed::{Form, Packed, Run};
+use crate::packed::{Form, Packed, Run, TILE_ROWS, Tiling, multiply_into};
 use crate::scratch::with_floats;
-use crate::target::{BoundTarget, Target};
+use crate::target::Target;
 
 /// `a @ b` for all batches of a as the rows of one matrix.
 pub(super) struct ConstantStep {
@@ -80,49 +80,6 @@ impl ConstantStep {
     }
 }
 
-/// How the result is cut.
-struct Tiling {
-    rows: usize,
-    /// Panels of columns.
-    panels: usize,
-    row_tiles: usize,
-    column_tiles: usize,
-    ns: usize,
-}
-
-/// Rows in a tile: enough that the matrix, which each row of tiles reads from the outer caches, is
-/// read at a tenth of what they give; few enough that tiles can be wide, as programs want them.
-const TILE_ROWS: usize = 48;
-/// Products and sums that are worth a tile: about 40 us.
-const TILE_WORK: usize = 2 << 20;
-/// Elements of the matrix in a tile, which few rows are bound by reading: 0.5 MiB of float32.
-const TILE_WEIGHTS: usize = 128 << 10;
-/// A product is cut in so many, if they are not smaller than a quarter of the above: several
-/// threads find work, and none waits long for the last.
-const TILES: usize = 4;
-
-impl Tiling {
-    fn new(Sizes { m, k, n }: Sizes, width: usize) -> Tiling {
-        let (rows, k) = (m.clamp(1, TILE_ROWS), k.max(1));
-        let row_tiles = m.div_ceil(rows).max(1);
-        let most = (TILE_WORK / k / rows).min(TILE_WEIGHTS / k);
-        let fair = n.div_ceil(TILES.div_ceil(row_tiles)).max(most / 4);
-        let panels = n.div_ceil(width).max(1);
-        let columns = most.min(fair).max(width);
-        let column_tiles = panels.div_ceil(columns.div_ceil(width));
-        let panels = panels.div_ceil(column_tiles);
-        // 50 products and sums a nanosecond, or five elements of the matrix.
-        let elements = panels * width * k;
-        Tiling {
-            rows,
-            panels,
-            row_tiles,
-            column_tiles,
-            ns: (elements.saturating_mul(rows) / 50).max(elements / 5),
-        }
-    }
-}
-
 impl Step for ConstantStep {
     fn reads(&self, input: usize) -> bool {
         input != 1
@@ -141,58 +98,19 @@ impl ConstantStep {
     fn run<T: Float32Like>(&self, launch: &Launch<'_>) -> Result<()> {
         let a = Strided::<T>::new(&launch.inputs[0], &self.a.layout)?;
         let target = self.target.bind(launch)?;
-        let Tiling { column_tiles, .. } = self.tiling;
-        let tiles = self.tiling.row_tiles * column_tiles;
-        launch.pool.for_each_tile(tiles, self.tiling.ns, &|tile| {
-            self.tile(tile / column_tiles, tile % column_tiles, a, &target);
-        });
-        Ok(())
-    }
-
-    fn tile<T: Float32Like>(
-        &self,
-        row: usize,
-        column: usize,
-        a: Strided<'_, T>,
-        target: &BoundTarget<'_>,
-    ) {
-        let Sizes { m, n, .. } = self.sizes;
-        let rows = row * self.tiling.rows..((row + 1) * self.tiling.rows).min(m);
-        let last_panel = ((column + 1) * self.tiling.panels).min(self.packed.panels());
-        let panels = column * self.tiling.panels..last_panel;
-        if rows.is_empty() || panels.is_empty() {
-            return;
-        }
-        let width = self.packed.panel_columns();
-        let columns = panels.start * width..(panels.end * width).min(n);
-        let first = rows.start * n + columns.start;
-        self.with_rows(a, rows.clone(), |rows| {
-            let multiply = |out: *mut f32, step: usize| {
-                // SAFETY: `with_rows` gave k readable floats for each row, and `out` has room for
-                // all these columns of all rows, which are this tile's.
-                unsafe {
-                    self.packed
-                        .multiply(rows, &self.runs, panels.clone(), out, step)
-                }
-            };
-            if let Some(out) = target.in_place() {
-                // SAFETY: the first of them is inside of the output, as all of them are.
-                return multiply(unsafe { out.as_mut_ptr().add(first) }, n);
-            }
-            with_floats(rows.len() * columns.len(), |sums| {
-                multiply(sums.as_mut_ptr(), columns.len());
-                // Whole rows are neighbours.
-                let len = if columns.len() == n {
-                    sums.len()
-                } else {
-                    columns.len()
-                };
-                for (i, sums) in sums.chunks_exact(len).enumerate() {
-                    // SAFETY: these elements are this tile's.
-                    unsafe { target.store(first + i * n, sums) }
-                }
+        let tiling = &self.tiling;
+        launch
+            .pool
+            .for_each_tile(tiling.tiles(), tiling.ns, &|tile| {
+                let (rows, panels) = tiling.tile(tile);
+                let first = rows.start;
+                self.with_rows(a, rows, |rows| {
+                    // SAFETY: `with_rows` gave k readable floats for each row; each element of the
+                    // result is in one tile.
+                    unsafe { multiply_into(&target, &self.packed, rows, &self.runs, first, panels) }
+                });
             });
-        });
+        Ok(())
     }
 
     /// Calls `use_it` with the addresses of rows of a as float32.

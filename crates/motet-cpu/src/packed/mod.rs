@@ -22,9 +22,11 @@ use crate::scratch::with_floats;
 use crate::simd::Simd;
 
 mod block;
+mod tiles;
 mod vector;
 
 use block::{Block, panel_columns};
+pub(crate) use tiles::{TILE_ROWS, Tiling, multiply_into};
 
 /// A part of a row: `len` neighbours, the first of them `offset` elements from the row's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,6 +248,8 @@ unsafe fn elements<'a, T>(data: *const u8, len: usize) -> &'a [T] {
 pub(crate) enum Form {
     /// The matrix as it is seen by a product.
     Matrix,
+    /// The weights of a convolution, a column for each feature, perhaps reversed in space.
+    Kernel { flip: bool },
 }
 
 /// A constant: what it lies in, and where and how.
