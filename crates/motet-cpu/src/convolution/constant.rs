@@ -132,7 +132,7 @@ impl ConstantStep {
                     continue;
                 };
                 let from = ((batch * d0.input + i0) * d1.input + i1) * d2.input * channels;
-                let (before, rest) = to.split_at_mut(line.min(d2.padding * channels));
+                let (before, rest) = to.split_at_mut(line.min(d2.padding.saturating_mul(channels)));
                 let (inside, after) = rest.split_at_mut(rest.len().min(d2.input * channels));
                 before.fill(0.0);
                 T::widen(&x[from..][..inside.len()], inside);
