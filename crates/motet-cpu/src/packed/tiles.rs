@@ -23,6 +23,8 @@ pub(crate) struct Tiling {
 /// Rows in a tile: enough that the matrix, which each row of tiles reads from the outer caches, is
 /// read at a tenth of what they give; few enough that tiles can be wide, as programs want them.
 pub(crate) const TILE_ROWS: usize = 48;
+/// The most rows that are multiplied together.
+const ROW_GROUP: usize = 8;
 /// Products and sums that are worth a tile: about 40 us.
 const TILE_WORK: usize = 2 << 20;
 /// Elements of the matrix in a tile, which few rows are bound by reading: 0.5 MiB of float32.
@@ -33,9 +35,13 @@ const TILES: usize = 4;
 
 impl Tiling {
     /// Tiles of a product with a matrix in panels of so many columns.
-    pub(crate) fn new(Sizes { m, k, n }: Sizes, width: usize) -> Tiling {
-        let (rows, k) = (m.clamp(1, TILE_ROWS), k.max(1));
-        let row_tiles = m.div_ceil(rows).max(1);
+    pub(crate) fn new(Sizes { m: all_rows, k, n }: Sizes, width: usize) -> Tiling {
+        let (m, k) = (all_rows.max(1), k.max(1));
+        // Nearly equal tiles of whole groups of rows: a last tile of one row would take as long as
+        // one of many.
+        let rows = m.div_ceil(m.div_ceil(TILE_ROWS));
+        let rows = rows.next_multiple_of(ROW_GROUP).min(m);
+        let row_tiles = m.div_ceil(rows);
         let most = (TILE_WORK / k / rows).min(TILE_WEIGHTS / k);
         let fair = n.div_ceil(TILES.div_ceil(row_tiles)).max(most / 4);
         let all_panels = n.div_ceil(width);
@@ -46,7 +52,7 @@ impl Tiling {
         let elements = panels * width * k;
         Tiling {
             rows,
-            all_rows: m,
+            all_rows,
             panels,
             all_panels,
             row_tiles,
