@@ -1,6 +1,7 @@
 //! Evaluation: walk, admit, schedule, wait.
 
 use std::collections::HashSet;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -53,7 +54,7 @@ fn walk(arrays: &[Array]) -> Result<Vec<Arc<Node>>> {
         inputs: SmallVec<[Array; 2]>,
     }
     let mut tape = Vec::new();
-    let mut seen = HashSet::new();
+    let mut seen: HashSet<*const Node, BuildHasherDefault<Addresses>> = HashSet::default();
     let mut path: Vec<Visit> = Vec::new();
     for array in arrays {
         let mut next = Some(array.clone());
@@ -80,6 +81,24 @@ fn walk(arrays: &[Array]) -> Result<Vec<Arc<Node>>> {
         }
     }
     Ok(tape)
+}
+
+/// Hashes addresses, which nobody chooses: by a product whose high bits all bits have a part in.
+#[derive(Default)]
+struct Addresses(u64);
+
+impl Hasher for Addresses {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_usize(byte.into()));
+    }
+
+    fn write_usize(&mut self, address: usize) {
+        self.0 = (self.0 ^ address as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0.rotate_left(32)
+    }
 }
 
 fn traced(input: &Spec) -> Error {

@@ -227,18 +227,14 @@ fn compute(
 ) -> Result<Vec<Tensor>> {
     let name = recipe.executable.name();
     recipe.options.check(name)?;
-    let inputs: SmallVec<[Tensor; 4]> = recipe
-        .inputs
-        .iter()
-        .map(|input| match input.status() {
-            Status::Done(result) => result,
-            _ => Err(Error::new(
-                ErrorKind::Internal,
-                name,
-                "an input is not there though the command runs",
-            )),
-        })
-        .collect::<Result<_>>()?;
+    let mut inputs = SmallVec::<[Tensor; 4]>::new();
+    for input in &recipe.inputs {
+        let Status::Done(tensor) = input.status() else {
+            let message = "an input is not there though the command runs";
+            return Err(Error::new(ErrorKind::Internal, name, message));
+        };
+        inputs.push(tensor?);
+    }
     let mut between_steps = || {
         permit.yield_to_waiters();
         recipe.options.check(name)

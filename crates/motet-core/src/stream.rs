@@ -27,6 +27,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::device::Device;
 use crate::pool::{CorePermit, Pool, Task};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -140,15 +142,15 @@ pub(crate) fn wait(fence: Fence) {
     assert_unlocked();
     // Most waits run their work themselves and never sleep.
     let mut parker = None;
-    let mut pending = vec![fence];
+    let mut pending: SmallVec<[Fence; 2]> = SmallVec::new();
+    pending.push(fence);
     while let Some(fence) = pending.last() {
-        let parker: &Arc<Parker> = parker.get_or_insert_with(Default::default);
-        match fence.strand.advance(fence.at, parker) {
+        match fence.strand.advance(fence.at, &mut parker) {
             Progress::Reached => {
                 pending.pop();
             }
             Progress::Parked(earlier) => pending.push(earlier),
-            Progress::Busy => parker.park(),
+            Progress::Busy(parker) => parker.park(),
         }
     }
 }
@@ -199,13 +201,14 @@ enum Progress {
     Reached,
     /// The head of the queue waits for this fence of another stream.
     Parked(Fence),
-    /// Somebody else has the turn; the parker has been registered.
-    Busy,
+    /// Somebody else has the turn; the parker, now registered, is where to sleep.
+    Busy(Arc<Parker>),
 }
 
 impl Strand {
-    /// Runs commands up to `until` if the turn can be had.
-    fn advance(self: &Arc<Strand>, until: u64, parker: &Arc<Parker>) -> Progress {
+    /// Runs commands up to `until` if the turn can be had. The caller's parker is made when it is
+    /// first needed.
+    fn advance(self: &Arc<Strand>, until: u64, parker: &mut Option<Arc<Parker>>) -> Progress {
         if self.completed.load(Ordering::Acquire) >= until {
             return Progress::Reached;
         }
@@ -217,11 +220,12 @@ impl Strand {
                 if self.completed.load(Ordering::Acquire) >= until {
                     return Progress::Reached;
                 }
+                let parker = parker.get_or_insert_with(Default::default);
                 queue.waiters.push(Waiter::Thread {
                     at: until,
                     parker: Arc::clone(parker),
                 });
-                return Progress::Busy;
+                return Progress::Busy(Arc::clone(parker));
             }
             Turn::Parked(fence) if !fence.is_done() => return Progress::Parked(fence.clone()),
             // Parked at a fence that is done: whoever completed it is about to list the stream.

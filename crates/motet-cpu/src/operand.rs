@@ -161,28 +161,72 @@ fn check<T: Element>(location: &Location<'_>, layout: &Layout) -> Result<(*const
 
 /// The address of the first element; all elements are known to be in the buffer, and aligned.
 pub(crate) fn address(location: &Location<'_>, layout: &Layout) -> Result<*mut u8> {
-    if layout.shape.size() == 0 {
-        // Any aligned address will do for no elements.
-        return Ok(std::ptr::without_provenance_mut(ALIGNMENT));
+    Extent::of(layout).address(location)
+}
+
+/// What [`address`] asks of a layout, for steps that are launched often.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Extent {
+    /// No elements.
+    Nothing,
+    /// The first and the last byte, counted from the first element's first.
+    Bytes {
+        low: isize,
+        high: isize,
+        alignment: usize,
+    },
+    /// So far apart that no buffer has them.
+    Unbounded,
+}
+
+impl Extent {
+    /// What a layout covers.
+    pub(crate) fn of(layout: &Layout) -> Extent {
+        if layout.shape.size() == 0 {
+            return Extent::Nothing;
+        }
+        let alignment = match layout.dtype {
+            Dtype::Complex64 => align_of::<f32>(),
+            dtype => dtype.size(),
+        };
+        match layout.extent() {
+            Some((low, high)) => Extent::Bytes {
+                low,
+                high,
+                alignment,
+            },
+            None => Extent::Unbounded,
+        }
     }
-    let inside = layout.extent().and_then(|(low, high)| {
-        location.offset.checked_add_signed(low)?;
-        let last = location.offset.checked_add_signed(high)?;
-        (last < location.buffer.len()).then_some(())
-    });
-    if inside.is_none() {
-        return Err(internal("an operand reaches outside of its buffer"));
+
+    /// The address of the first element at a location.
+    pub(crate) fn address(&self, location: &Location<'_>) -> Result<*mut u8> {
+        let (low, high, alignment) = match *self {
+            // Any aligned address will do for no elements.
+            Extent::Nothing => return Ok(std::ptr::without_provenance_mut(ALIGNMENT)),
+            Extent::Unbounded => return Err(outside()),
+            Extent::Bytes {
+                low,
+                high,
+                alignment,
+            } => (low, high, alignment),
+        };
+        let first = location.offset.checked_add_signed(low);
+        let last = location.offset.checked_add_signed(high);
+        if first.is_none() || last.is_none_or(|last| last >= location.buffer.len()) {
+            return Err(outside());
+        }
+        // SAFETY: the offset is inside the buffer.
+        let pointer = unsafe { location.buffer.as_ptr().add(location.offset) };
+        if !pointer.addr().is_multiple_of(alignment) {
+            return Err(internal("an operand is not aligned to its dtype"));
+        }
+        Ok(pointer)
     }
-    let alignment = match layout.dtype {
-        Dtype::Complex64 => align_of::<f32>(),
-        dtype => dtype.size(),
-    };
-    // SAFETY: the offset is inside the buffer.
-    let pointer = unsafe { location.buffer.as_ptr().add(location.offset) };
-    if pointer.addr() % alignment != 0 {
-        return Err(internal("an operand is not aligned to its dtype"));
-    }
-    Ok(pointer)
+}
+
+fn outside() -> Error {
+    internal("an operand reaches outside of its buffer")
 }
 
 fn internal(what: &str) -> Error {
@@ -247,11 +291,6 @@ impl<const N: usize> Walk<N> {
     /// The steps between neighbours in a run, in elements.
     pub(crate) fn steps(&self) -> [isize; N] {
         self.dims.last().expect("a walk has a dimension").1
-    }
-
-    /// Whether all elements are one run.
-    pub(crate) fn is_one_run(&self) -> bool {
-        self.dims.len() == 1
     }
 
     /// Calls `visit(number, offsets, len)` for the runs, or parts of them, that make up the
@@ -340,7 +379,7 @@ mod tests {
                 assert_eq!(walk.offset(start), expected[start]);
             }
         }
-        assert!(Walk::new(&[2, 3, 4], [&[12, 4, 1]]).is_one_run());
+        assert_eq!(Walk::new(&[2, 3, 4], [&[12, 4, 1]]).dims.len(), 1);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! Two loops cover all layouts: along runs of reduced elements, in several lanes, and across rows
 //! of kept ones. Both split the work the same way however many threads there are.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 use motet_core::backend::{Launch, Step};
 use motet_core::dtype::{Dtype, Element};
@@ -15,6 +17,7 @@ use num_complex::Complex32;
 use crate::convert::{bf16_to_f32, f16_to_f32, f32_to_bf16};
 use crate::number::{Number, with_number};
 use crate::operand::{Output, Strided, Walk};
+use crate::simd::{Level, Simd, leveled};
 
 /// Any strides will do.
 pub(crate) fn accepts(_kernel: &Kernel, _index: usize, _layout: &Layout) -> bool {
@@ -219,6 +222,7 @@ struct Reduce<F> {
     group: usize,
     /// Reduced elements of a tile.
     part: usize,
+    simd: Simd,
     fold: std::marker::PhantomData<F>,
 }
 
@@ -236,6 +240,7 @@ impl<F: Fold> Reduce<F> {
             across,
             group,
             part: part.max(1),
+            simd: Simd::detect(),
             fold: std::marker::PhantomData,
         }
     }
@@ -244,8 +249,44 @@ impl<F: Fold> Reduce<F> {
     fn tile(
         &self,
         input: Strided<'_, F::Input>,
-        group: std::ops::Range<usize>,
-        part: std::ops::Range<usize>,
+        group: Range<usize>,
+        part: Range<usize>,
+        sums: &mut [F::Sum],
+    ) {
+        #[inline(always)]
+        fn body<L: Level, F: Fold>(
+            reduce: &Reduce<F>,
+            input: Strided<'_, F::Input>,
+            group: Range<usize>,
+            part: Range<usize>,
+            sums: &mut [F::Sum],
+        ) {
+            reduce.tile_here(input, group, part, sums);
+        }
+        // For what floats and most integers are summed in; compiled once for the rest, which is rare.
+        if const { size_of::<F::Sum>() == 4 } {
+            let (simd, reduce) = (self.simd, self);
+            leveled!(
+                simd,
+                body<S: Fold = F>(
+                    reduce: &Reduce<S>,
+                    input: Strided<'_, S::Input>,
+                    group: Range<usize>,
+                    part: Range<usize>,
+                    sums: &mut [S::Sum],
+                )
+            );
+        } else {
+            self.tile_here(input, group, part, sums);
+        }
+    }
+
+    #[inline(always)]
+    fn tile_here(
+        &self,
+        input: Strided<'_, F::Input>,
+        group: Range<usize>,
+        part: Range<usize>,
         sums: &mut [F::Sum],
     ) {
         let (kept, reduced) = (&self.axes.kept, &self.axes.reduced);
@@ -276,6 +317,7 @@ impl<F: Fold> Reduce<F> {
     }
 
     /// Reduces one run of reduced elements, in lanes where they are neighbours.
+    #[inline(always)]
     fn run(&self, input: Strided<'_, F::Input>, start: isize, len: usize) -> F::Sum {
         let step = self.axes.reduced.step();
         let mut lanes = [F::START; LANES];

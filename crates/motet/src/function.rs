@@ -127,11 +127,15 @@ impl Function {
     pub fn call_with(&self, inputs: &[Array], keywords: &[(&str, Array)]) -> Result<Vec<Array>> {
         let mut keywords: Vec<&(&str, Array)> = keywords.iter().collect();
         keywords.sort_by_key(|(name, _)| *name);
-        let arguments: Vec<Array> = inputs
-            .iter()
-            .chain(keywords.iter().map(|(_, array)| array))
-            .cloned()
-            .collect();
+        let joined: Vec<Array>;
+        let arguments = match keywords.is_empty() {
+            true => inputs,
+            false => {
+                let named = keywords.iter().map(|(_, array)| array);
+                joined = inputs.iter().chain(named).cloned().collect();
+                &joined
+            }
+        };
         let specs: Vec<Spec> = arguments.iter().map(|a| a.spec().clone()).collect();
         let names: Vec<&str> = keywords.iter().map(|(name, _)| *name).collect();
         let index = self.select(&specs, &names)?;
@@ -140,8 +144,8 @@ impl Function {
             None => current_stream()?,
         };
         match &self.plans {
-            Some(plans) => self.call_plan(plans, (index, specs), &arguments, &stream),
-            None => self.call_graph(index, &specs, &arguments, &stream),
+            Some(plans) => self.call_plan(plans, (index, specs), arguments, &stream),
+            None => self.call_graph(index, &specs, arguments, &stream),
         }
     }
 
@@ -251,11 +255,10 @@ impl Function {
             let plan = Plan::build(&graph, specs, true)?;
             Ok(CompiledCall { graph, plan })
         })?;
-        let outputs = call.plan.outputs().to_vec();
         Ok(Array::from_executable(
-            call,
+            Arc::clone(&call) as Arc<dyn Executable>,
             arguments,
-            &outputs,
+            call.plan.outputs(),
             stream,
             &self.options,
         ))

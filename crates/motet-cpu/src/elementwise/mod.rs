@@ -24,7 +24,7 @@ use motet_core::kernel::Kernel;
 use motet_core::shape::Layout;
 use smallvec::SmallVec;
 
-use crate::operand::address;
+use crate::operand::Extent;
 use crate::scratch::with_scratch;
 use crate::simd::Simd;
 pub(crate) use prepared::{Memory, Prepared};
@@ -63,9 +63,9 @@ const STREAM_BYTES: usize = 16 << 20;
 /// A step that runs a program.
 struct Elementwise {
     prepared: Prepared,
-    /// The layouts, to find the memory at a launch.
-    inputs: Vec<Layout>,
-    outputs: Vec<Layout>,
+    /// Where operands reach, to find the memory at a launch.
+    inputs: Vec<Extent>,
+    outputs: Vec<Extent>,
     /// Elements of a region's tile, a multiple of [`TILE`].
     region_tile: usize,
     region_tile_ns: usize,
@@ -77,8 +77,8 @@ impl Elementwise {
         let region_tile = (REGION_TILE_PS / cost_ps / TILE).clamp(1, 256) * TILE;
         Elementwise {
             prepared,
-            inputs: inputs.to_vec(),
-            outputs: outputs.to_vec(),
+            inputs: inputs.iter().map(Extent::of).collect(),
+            outputs: outputs.iter().map(Extent::of).collect(),
             region_tile,
             region_tile_ns: region_tile * cost_ps / 1000,
         }
@@ -91,12 +91,14 @@ impl Step for Elementwise {
         if len == 0 {
             return Ok(());
         }
-        let find = |(location, layout)| address(location, layout);
-        let inputs = launch.inputs.iter().zip(&self.inputs).map(find);
-        let inputs = inputs.map(|input| input.map(<*mut u8>::cast_const));
-        let inputs: SmallVec<[*const u8; 8]> = inputs.collect::<Result<_>>()?;
-        let outputs = launch.outputs.iter().zip(&self.outputs).map(find);
-        let outputs: SmallVec<[*mut u8; 4]> = outputs.collect::<Result<_>>()?;
+        let mut inputs = SmallVec::<[*const u8; 8]>::new();
+        for (location, extent) in launch.inputs.iter().zip(&self.inputs) {
+            inputs.push(extent.address(location)?);
+        }
+        let mut outputs = SmallVec::<[*mut u8; 4]>::new();
+        for (location, extent) in launch.outputs.iter().zip(&self.outputs) {
+            outputs.push(extent.address(location)?);
+        }
         let memory = Memory {
             inputs: &inputs,
             outputs: &outputs,

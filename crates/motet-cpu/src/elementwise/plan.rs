@@ -113,6 +113,8 @@ impl Slots {
 pub(super) struct Planner<'a> {
     pub(super) program: &'a Program,
     pub(super) inputs: &'a [Layout],
+    /// Whether each input has one value for all elements.
+    scalars: Vec<bool>,
     simd: Simd,
     /// For each register the one that holds its value: another where a cast changes nothing.
     pub(super) root: Vec<Register>,
@@ -163,9 +165,14 @@ impl<'a> Planner<'a> {
         for &output in &program.outputs {
             last_use[root[output]] = usize::MAX;
         }
+        let is_scalar = |layout: &Layout| {
+            let moves = |(&dim, &stride): (&usize, &isize)| dim != 1 && stride != 0;
+            layout.shape.size() > 1 && !layout.shape.iter().zip(&layout.strides).any(moves)
+        };
         Planner {
             program,
             inputs,
+            scalars: inputs.iter().map(is_scalar).collect(),
             simd,
             root,
             last_use,
@@ -319,10 +326,7 @@ impl<'a> Planner<'a> {
     pub(super) fn is_constant(&self, register: Register) -> bool {
         match self.program.code[register].0 {
             Instruction::Constant(_) => true,
-            Instruction::Input(index) => {
-                let walk = Walk::of(&self.inputs[index]);
-                walk.is_one_run() && walk.step() == 0
-            }
+            Instruction::Input(index) => self.scalars[index],
             _ => false,
         }
     }
