@@ -73,18 +73,15 @@ impl Buffer {
     /// Tells the system that nobody needs these bytes of a mapped file for now: it takes the memory
     /// back, and reads them from the file again where somebody does. Does nothing to other memory.
     pub fn give_back(&self, bytes: std::ops::Range<usize>) {
-        let Owner::Mapped(_map) = &self.owner else {
-            return;
-        };
-        debug_assert!(bytes.end <= self.len);
-        // SAFETY: the pages of a read-only map of a file hold what the file holds, before and after.
         #[cfg(unix)]
-        let advised = unsafe {
-            _map.unchecked_advise_range(UncheckedAdvice::DontNeed, bytes.start, bytes.len())
-        };
-        // Advice that is not taken costs memory, nothing else.
-        #[cfg(unix)]
-        drop(advised);
+        if let Owner::Mapped(map) = &self.owner {
+            let advice = UncheckedAdvice::DontNeed;
+            // SAFETY: the pages of a read-only map of a file hold what the file holds, before and
+            // after.
+            let advised = unsafe { map.unchecked_advise_range(advice, bytes.start, bytes.len()) };
+            // Advice that is not taken costs memory, nothing else.
+            drop(advised);
+        }
     }
 
     /// The address of the first byte.
@@ -334,6 +331,24 @@ fn machine_memory() -> usize {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn a_mapped_file_is_there_again_after_it_was_given_back() {
+        let path = std::env::temp_dir().join(format!("motet-map-{}", std::process::id()));
+        let content: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        // SAFETY: nobody else knows the file.
+        let map = unsafe { Mmap::map(&std::fs::File::open(&path).unwrap()) }.unwrap();
+        let buffer = Buffer::mapped(Arc::new(map));
+        // SAFETY: the buffer has these bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(buffer.as_ptr(), buffer.len()) };
+        assert!(bytes == content);
+        buffer.give_back(5000..90_001);
+        buffer.give_back(7..7);
+        assert!(bytes == content);
+        std::fs::remove_file(path).unwrap();
+    }
 
     #[test]
     fn size_classes_waste_little_and_contain_what_was_asked() {

@@ -752,8 +752,10 @@ mod tests {
             beta: None,
         };
         let layouts = [a.layout.clone(), b.layout.clone()];
-        let step = prepare(&kernel, &layouts, &[spec.layout()], &[]).unwrap();
-        let product = |threads: usize| {
+        let prepare = |constants: &[Option<Tensor>]| {
+            prepare(&kernel, &layouts, &[spec.layout()], constants).unwrap()
+        };
+        let product = |step: &dyn Step, threads: usize| {
             let out = Tensor::allocate(&spec, heap()).unwrap();
             fn place(tensor: &Tensor) -> Location<'_> {
                 Location {
@@ -773,11 +775,13 @@ mod tests {
                 .map(f32::to_bits)
                 .collect::<Vec<u32>>()
         };
-        let alone = product(1);
-        assert!(alone == product(2) && alone == product(7));
+        for step in [prepare(&[]), prepare(&[None, Some(b.clone())])] {
+            let alone = product(&*step, 1);
+            assert!(alone == product(&*step, 2) && alone == product(&*step, 7));
+        }
     }
 
-    /// `a @ b`, then the product `p` as `p * p + c`, in one step.
+    /// `a @ b`, then of the product `p` both `p * p + c` and `p` itself, in one step.
     fn fused(result: &Spec) -> Kernel {
         let mut builder = ProgramBuilder::default();
         let [p, c] = [result.dtype, Dtype::Float32].map(|dtype| builder.input(dtype));
@@ -790,7 +794,7 @@ mod tests {
                 beta: None,
             },
             inputs: 2,
-            program: builder.finish(vec![sum]),
+            program: builder.finish(vec![sum, p]),
             result: result.clone(),
         }))
     }
@@ -805,12 +809,12 @@ mod tests {
             let c = c.view(wide, 0).unwrap();
             let check = |a: Tensor, b: Tensor, dtype: Dtype| {
                 let kernel = fused(&Spec::new([m, n], dtype));
-                let out = Spec::new([m, n], Dtype::Float32);
+                let outs = [(); 2].map(|()| Spec::new([m, n], Dtype::Float32));
                 let inputs = [&a, &b, &c];
                 let layouts: Vec<Layout> = inputs.iter().map(|t| t.layout.clone()).collect();
                 let prepare = |constants: &[Option<Tensor>]| {
-                    Cpu.prepare(&kernel, &layouts, &[out.layout()], constants)
-                        .unwrap()
+                    let outs = [outs[0].layout(), outs[1].layout()];
+                    Cpu.prepare(&kernel, &layouts, &outs, constants).unwrap()
                 };
                 let (free, packed) = (prepare(&[]), prepare(&[None, Some(b.clone())]));
                 assert!(free.reads(1) && !packed.reads(1) && packed.reads(2));
@@ -820,15 +824,13 @@ mod tests {
                 };
                 let expected = reference(&floats(&a), &floats(&b), 1, Sizes { m, k, n });
                 for step in [free, packed] {
-                    let got = values::<f32>(
-                        &launch(&*step, &inputs, std::slice::from_ref(&out)).unwrap()[0],
-                    );
-                    for (i, (got, p)) in got.iter().zip(&expected).enumerate() {
-                        let expected = p * p + f64::from(values::<f32>(&c)[i]);
-                        assert!(
-                            (f64::from(*got) - expected).abs() < 1e-3,
-                            "{got} {expected}"
-                        );
+                    let got = launch(&*step, &inputs, &outs).unwrap();
+                    let got = got.iter().map(values::<f32>).collect::<Vec<_>>();
+                    for (i, p) in expected.iter().enumerate() {
+                        let sum = p * p + f64::from(values::<f32>(&c)[i]);
+                        let close = |got: f32, want: f64| (f64::from(got) - want).abs() < 1e-3;
+                        assert!(close(got[0][i], sum), "{} {sum}", got[0][i]);
+                        assert!(close(got[1][i], *p), "{} {p}", got[1][i]);
                     }
                 }
             };

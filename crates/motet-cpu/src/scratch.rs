@@ -15,6 +15,10 @@ struct Line {
     _bytes: [u8; 64],
 }
 
+/// A memory of more lines than these 4 MiB is not kept: a thread that calls once would hold it until
+/// it ends.
+const KEPT_LINES: usize = (4 << 20) / size_of::<Line>();
+
 /// Calls `work` with the address of at least so many bytes that nobody else uses meanwhile. They
 /// hold anything, and are aligned to 64 bytes.
 pub(crate) fn with_scratch<R>(bytes: usize, work: impl FnOnce(*mut u8) -> R) -> R {
@@ -25,7 +29,9 @@ pub(crate) fn with_scratch<R>(bytes: usize, work: impl FnOnce(*mut u8) -> R) -> 
         lines.resize(wanted, Line { _bytes: [0; 64] });
     }
     let result = work(lines.as_mut_ptr().cast());
-    FREE.with_borrow_mut(|free| free.push(lines));
+    if lines.len() <= KEPT_LINES {
+        FREE.with_borrow_mut(|free| free.push(lines));
+    }
     result
 }
 
@@ -53,5 +59,14 @@ mod tests {
             outer.addr()
         });
         assert_eq!(with_scratch(1000, |again| again.addr()), outer);
+    }
+
+    #[test]
+    fn only_small_memories_are_kept() {
+        let kept = || FREE.with_borrow(|free| free.iter().map(Vec::len).sum::<usize>());
+        with_scratch(KEPT_LINES * size_of::<Line>() + 1, |_| ());
+        assert_eq!(kept(), 0);
+        with_floats(100, |floats| floats.fill(1.0));
+        assert_eq!(kept(), 400usize.div_ceil(size_of::<Line>()));
     }
 }

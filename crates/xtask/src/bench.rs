@@ -62,6 +62,7 @@ pub fn bench(root: &Path, folder: &Path, workload: &str, seconds: f64) -> Result
 fn product(root: &Path, motet: &Path, size: usize, seconds: f64) -> Result<(), String> {
     let path = root.join(format!("target/bench/w7-{size}.mlxfn"));
     write_product(&path, size).map_err(|e| format!("{}: {e}", path.display()))?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     for (mode, ..) in &MODES[..2] {
         let models = std::slice::from_ref(&path);
         let measured = measure(motet, models, &["--mode", "single"], *mode == "a", seconds)?;
@@ -73,7 +74,7 @@ fn product(root: &Path, motet: &Path, size: usize, seconds: f64) -> Result<(), S
             json!({
                 "framework": "motet", "version": env!("CARGO_PKG_VERSION"),
                 "workload": format!("w7-{size}"), "mode": mode,
-                "threads": if *mode == "a" { 1 } else { 2 },
+                "threads": if *mode == "a" { 1 } else { cores },
                 "gflops": 2.0 * (size as f64).powi(3) * rate / 1e9,
             })
         );

@@ -17,6 +17,8 @@
 //!   waits for a stream runs it. In a forked child there are no workers, and nothing is missing.
 //! - A worker waits for a core only while it holds nothing: no task, no region. It helps a region
 //!   only with a core that it got without waiting.
+//! - A worker that has helped looks out for a moment before it sleeps. It holds no lock and no core
+//!   meanwhile, and looks at the list again after it: it might as well not have looked out.
 //! - A worker looks at the list and goes to sleep under one lock, and what is added to the list
 //!   under that lock is followed by a wake-up: none is lost.
 //! - At most `ceil(cores / regions)` threads serve one region. Helpers beyond that leave between
