@@ -11,12 +11,14 @@ use crate::error::{Error, Result};
 use crate::node::{Node, Status};
 use crate::shape::Spec;
 use crate::stream::{Stream, wait};
+use crate::trace;
 
 /// Computes these arrays and waits for them. MLX's `eval`.
 ///
 /// # Errors
 /// The first failure among them, with its cause; the others are computed all the same.
 pub fn eval(arrays: &[Array]) -> Result<()> {
+    let _evaluation = trace::evaluation();
     schedule(&walk(arrays)?);
     // All are waited for before one is reported: a caller that sees an error has no work running.
     let mut result = Ok(());

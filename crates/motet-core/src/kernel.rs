@@ -235,6 +235,19 @@ pub enum Kernel {
     Fused(Box<Fused>),
 }
 
+impl Kernel {
+    /// The name of its class, `+ program` where a program runs on its result.
+    pub fn class(&self) -> String {
+        if let Kernel::Fused(fused) = self {
+            return format!("{} + program", fused.kernel.class());
+        }
+        // What is derived says the variant first.
+        let debug = format!("{self:?}");
+        let name = debug.split(|c: char| !c.is_alphanumeric()).next();
+        name.unwrap_or_default().to_owned()
+    }
+}
+
 /// A kernel whose result is the first input of a program before it is stored. The inputs of both
 /// are the kernel's, then the program's other ones; the outputs are the program's.
 #[derive(Clone, Debug, PartialEq)]

@@ -31,4 +31,5 @@ pub mod shape;
 pub mod stream;
 mod sync;
 pub mod tensor;
+pub mod trace;
 pub mod tuning;

@@ -29,11 +29,20 @@ use crate::shape::Spec;
 use crate::stream::{Command, Fence, Stream};
 use crate::sync::{Mutex, Rank};
 use crate::tensor::Tensor;
+use crate::trace::{self, FunctionLabel, Label};
 
 /// What computes the outputs of a node: a primitive, or a plan.
 pub trait Executable: Send + Sync {
     /// What errors call it.
     fn name(&self) -> &str;
+
+    /// What timelines call it.
+    fn label(&self) -> Label {
+        Label::Function(Arc::new(FunctionLabel {
+            name: self.name().into(),
+            steps: Vec::new(),
+        }))
+    }
 
     /// What it computes, for whoever records it; `None` where no graph can say it.
     #[cfg(not(loom))]
@@ -226,6 +235,8 @@ fn compute(
     permit: &mut CorePermit<'_>,
 ) -> Result<Vec<Tensor>> {
     let name = recipe.executable.name();
+    let stream = node.stream.as_ref().map_or(0, Stream::id);
+    let _command = trace::command(stream, || recipe.executable.label());
     recipe.options.check(name)?;
     let mut inputs = SmallVec::<[Tensor; 4]>::new();
     for input in &recipe.inputs {

@@ -33,6 +33,7 @@ use crate::device::Device;
 use crate::pool::{CorePermit, Pool, Task};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, Guard, Mutex, Rank, assert_unlocked};
+use crate::trace::{self, Cause};
 
 /// An in-order queue of commands on one device.
 ///
@@ -95,6 +96,11 @@ impl Stream {
         }
     }
 
+    /// A number that no other stream has or had.
+    pub(crate) fn id(&self) -> u64 {
+        self.0.id
+    }
+
     /// Whether both are handles to one stream.
     pub(crate) fn same(&self, fence: &Fence) -> bool {
         Arc::ptr_eq(&self.0, &fence.strand)
@@ -150,7 +156,15 @@ pub(crate) fn wait(fence: Fence) {
                 pending.pop();
             }
             Progress::Parked(earlier) => pending.push(earlier),
-            Progress::Busy(parker) => parker.park(),
+            Progress::Busy(parker) => {
+                let stream = fence.strand.id;
+                let first = pending.len() == 1;
+                let _wait = trace::wait(match first {
+                    true => Cause::Turn(stream),
+                    false => Cause::Fence(stream),
+                });
+                parker.park();
+            }
         }
     }
 }

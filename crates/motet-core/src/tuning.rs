@@ -32,3 +32,7 @@ pub const CORE_ABSENCE: Duration = Duration::from_micros(100);
 /// them a second core gained nothing on steps below 0.1 ms. It is short, so that who computes now
 /// and then pays for little.
 pub const WORKER_LOOKOUT: Duration = Duration::from_micros(50);
+
+/// The most events that a recording keeps: about 60 MB. A call of a model of a few microseconds makes
+/// five, so that two threads fill it in half a second; a transformer's call of 30 ms makes a hundred.
+pub const TRACE_EVENTS: usize = 1 << 20;

@@ -18,6 +18,7 @@ use motet_core::pool::Pool;
 use motet_core::shape::Spec;
 use motet_core::stream::Stream;
 use motet_core::tensor::Tensor;
+use motet_core::trace::{FunctionLabel, Label, build};
 
 use crate::export::save;
 
@@ -28,8 +29,11 @@ use crate::export::save;
 /// # Errors
 /// Where the file cannot be read, is damaged, or contains an operation that motet does not have.
 pub fn import_function(path: impl AsRef<Path>) -> Result<Function> {
+    let path = path.as_ref();
+    let stem = path.file_stem().unwrap_or_default();
     Ok(Function {
-        file: Arc::new(ExportedFile::open(path.as_ref())?),
+        name: stem.to_string_lossy().into(),
+        file: Arc::new(ExportedFile::open(path)?),
         closure: None,
         plans: None,
         options: Arc::default(),
@@ -54,6 +58,7 @@ pub fn import_function(path: impl AsRef<Path>) -> Result<Function> {
 /// ```
 pub fn compile(f: impl Fn(&[Array]) -> Result<Vec<Array>> + Send + Sync + 'static) -> Function {
     Function {
+        name: "compiled".into(),
         file: Arc::new(ExportedFile::new(false, "")),
         closure: Some(Arc::new(f)),
         plans: Some(Arc::new(PlanCache::new(PLANS))),
@@ -68,6 +73,8 @@ pub fn compile(f: impl Fn(&[Array]) -> Result<Vec<Array>> + Send + Sync + 'stati
 /// other. [`compile`](Function::compile) makes it fast.
 #[derive(Clone)]
 pub struct Function {
+    /// What errors and timelines call it.
+    name: Arc<str>,
     /// The graphs; none where there is a closure.
     file: Arc<ExportedFile>,
     /// Traced for each signature that it is called with; always compiled.
@@ -93,6 +100,21 @@ impl Function {
             plans: Some(Arc::new(PlanCache::new(PLANS))),
             ..self.clone()
         }
+    }
+
+    /// The function with this name in errors and [timelines](crate::trace), instead of the file's or,
+    /// for a closure, `compiled`. It shares no plans with what it is made from.
+    pub fn named(&self, name: &str) -> Function {
+        Function {
+            name: name.into(),
+            plans: self.plans.as_ref().map(|_| Arc::new(PlanCache::new(PLANS))),
+            ..self.clone()
+        }
+    }
+
+    /// The name that errors and timelines use.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The function with its calls on `stream` instead of the calling thread's default stream.
@@ -224,7 +246,7 @@ impl Function {
                 None => stored.join(" or "),
             };
             Error::invalid(
-                "call",
+                &*self.name,
                 format!(
                     "no signature of the function takes these inputs: got ({}), expected {expected}",
                     got.collect::<Vec<_>>().join(", "),
@@ -241,6 +263,7 @@ impl Function {
         stream: &Stream,
     ) -> Result<Vec<Array>> {
         let call = plans.get_or_build(&key, || {
+            let _build = build(&self.name);
             let (index, specs) = &key;
             let graph = match &self.closure {
                 Some(f) => {
@@ -253,7 +276,11 @@ impl Function {
                 None => Arc::clone(&self.file.functions[*index]),
             };
             let plan = Plan::build(&graph, specs, true)?;
-            Ok(CompiledCall { graph, plan })
+            let label = Arc::new(FunctionLabel {
+                name: Arc::clone(&self.name),
+                steps: plan.step_labels(),
+            });
+            Ok(CompiledCall { graph, plan, label })
         })?;
         Ok(Array::from_executable(
             Arc::clone(&call) as Arc<dyn Executable>,
@@ -317,11 +344,16 @@ pub(crate) fn replay(
 struct CompiledCall {
     graph: Arc<Graph>,
     plan: Plan,
+    label: Arc<FunctionLabel>,
 }
 
 impl Executable for CompiledCall {
     fn name(&self) -> &str {
-        "call"
+        &self.label.name
+    }
+
+    fn label(&self) -> Label {
+        Label::Function(Arc::clone(&self.label))
     }
 
     fn definition(&self) -> Option<Definition<'_>> {

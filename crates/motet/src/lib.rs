@@ -109,6 +109,7 @@ mod io;
 pub mod linalg;
 pub mod ops;
 pub mod random;
+pub mod trace;
 
 pub use array_ext::ArrayExt;
 pub use export::{ExportOptions, Exporter, Keywords, export_function, exporter};

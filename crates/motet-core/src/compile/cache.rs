@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::sync::{Condvar, Mutex, Rank, assert_unlocked, thread};
+use crate::trace::{self, Cause};
 
 /// Values by key, each made by the first who asks for it.
 pub struct PlanCache<K, V> {
@@ -167,6 +168,7 @@ impl<V> Flight<V> {
             let message = "the function calls itself with the inputs that it is being compiled for";
             return Err(Error::invalid("compile", message));
         }
+        let _wait = trace::wait(Cause::Plan);
         let mut result = self.result.lock();
         loop {
             if let Some(result) = &*result {

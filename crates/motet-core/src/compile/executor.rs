@@ -18,6 +18,7 @@ use crate::pool::Pool;
 use crate::shape::{Layout, Spec};
 use crate::sync::assert_unlocked;
 use crate::tensor::Tensor;
+use crate::trace::Label;
 
 /// Computes one primitive now. Views share their input's memory; inputs in a layout that the
 /// backend does not read are copied first.
@@ -51,6 +52,10 @@ pub fn run_primitive(
 impl Executable for Primitive {
     fn name(&self) -> &str {
         self.name()
+    }
+
+    fn label(&self) -> Label {
+        Label::Operation(self.name())
     }
 
     fn definition(&self) -> Option<Definition<'_>> {

@@ -23,6 +23,7 @@ use crate::pool::Pool;
 use crate::shape::{Layout, Spec};
 use crate::sync::{Mutex, Rank};
 use crate::tensor::Tensor;
+use crate::trace::{self, StepLabel};
 
 /// A graph compiled for inputs of certain specs.
 pub struct Plan {
@@ -263,8 +264,9 @@ impl Plan {
                 },
                 pool,
             };
-            executor::launch(&step.name, &*step.prepared, &launch)
-                .map_err(|error| error.context(&step.name, &step.signature))?;
+            let launched = executor::launch(&step.name, &*step.prepared, &launch);
+            trace::step(number);
+            launched.map_err(|error| error.context(&step.name, &step.signature))?;
         }
         let result = |(argument, layout): &(Argument, Layout)| {
             let (buffer, base) = match &argument.source {
@@ -296,6 +298,16 @@ impl Plan {
     /// The number of kernels that a call launches.
     pub fn steps(&self) -> usize {
         self.steps.len()
+    }
+
+    /// What each step does, in order.
+    pub fn step_labels(&self) -> Vec<StepLabel> {
+        let label = |step: &PlanStep| StepLabel {
+            name: step.name.clone(),
+            class: step.kernel.class(),
+            signature: step.signature.clone(),
+        };
+        self.steps.iter().map(label).collect()
     }
 
     /// The bytes that a call in flight needs beside its inputs and outputs.

@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use crate::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, Rank, assert_unlocked};
+use crate::trace::{self, Cause};
 
 #[cfg(loom)]
 use loom::thread_local;
@@ -230,6 +231,7 @@ impl Cores {
         if self.balance.fetch_sub(1, Ordering::Acquire) > 0 || self.orphaned() {
             return;
         }
+        let _wait = trace::wait(Cause::Core);
         let mut line = self.line.lock();
         if line.spare > 0 {
             line.spare -= 1;

@@ -52,6 +52,9 @@ pub trait Task: Send + Sync {
     fn run(self: Arc<Self>);
 }
 
+/// What the threads of a pool are called.
+pub(crate) const WORKER_NAME: &str = "motet-worker";
+
 /// Workers, and the budget of cores for them and for those who call.
 pub struct Pool {
     shared: Arc<Shared>,
@@ -230,7 +233,7 @@ impl Shared {
     fn start(self: &Arc<Self>, workers: usize) {
         for _ in 0..workers {
             let worker = Worker(Arc::clone(self));
-            let named = thread::Builder::new().name("motet-worker".to_owned());
+            let named = thread::Builder::new().name(WORKER_NAME.to_owned());
             // Detached. A closure that is not run is dropped, which counts the worker off again.
             let _ = named.spawn(move || worker.work());
         }

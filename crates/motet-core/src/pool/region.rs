@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, Rank, assert_unlocked};
+use crate::trace::{self, Cause, Owner};
 
 #[cfg(loom)]
 use loom::thread_local;
@@ -50,6 +51,8 @@ pub(super) struct Region {
     /// What tiles panicked with. Its lock is also what the caller sleeps on until helpers left.
     panics: Mutex<Vec<Box<dyn Any + Send>>>,
     left: Condvar,
+    /// What it is part of, for who records.
+    owner: Owner,
 }
 
 const CLOSED: usize = 1 << (usize::BITS - 1);
@@ -78,11 +81,12 @@ impl Region {
             state: AtomicUsize::new(0),
             panics: Mutex::new(Rank::Leaf, Vec::new()),
             left: Condvar::new(),
+            owner: Owner::of_this_thread(),
         });
         // Closes also when `list` unwinds.
         let open = Open(&region);
         let listed = list(&region);
-        region.work(|| false);
+        region.owner.tiles(|| region.work(|| false));
         drop(listed);
         drop(open);
         let panics = std::mem::take(&mut *region.panics.lock());
@@ -104,7 +108,7 @@ impl Region {
         if joined.is_err() {
             return;
         }
-        self.work(leave);
+        self.owner.tiles(|| self.work(leave));
         // Release: the tiles that ran here happened before the caller returns.
         if self.state.fetch_sub(1, Ordering::Release) == CLOSED | 1 {
             // Under the lock, so that the caller has not looked yet or is asleep already.
@@ -124,13 +128,14 @@ impl Region {
         self.state.load(Ordering::Relaxed)
     }
 
-    /// Takes tiles and runs them. Only for the caller in [`Region::run`] and for helpers between
+    /// Takes tiles and runs them; returns how many. Only for the caller in [`Region::run`] and for helpers between
     /// joining and leaving.
-    fn work(&self, leave: impl Fn() -> bool) {
+    fn work(&self, leave: impl Fn() -> bool) -> usize {
         // SAFETY: the closure lives until `run` returns or unwinds, which is after this: the caller
         // is in here itself, or `Open` waits for this helper, which has registered and not left.
         let tile = unsafe { &*self.tile };
         let outer = INSIDE.with(|inside| inside.replace(true));
+        let mut tiles = 0;
         let result = catch_unwind(AssertUnwindSafe(|| {
             loop {
                 // Relaxed: the counter gives each tile to one thread and publishes nothing.
@@ -139,6 +144,7 @@ impl Region {
                     return;
                 }
                 tile(index);
+                tiles += 1;
                 if leave() {
                     return;
                 }
@@ -150,6 +156,7 @@ impl Region {
             self.next.store(self.tiles, Ordering::Relaxed);
             self.panics.lock().push(panic);
         }
+        tiles
     }
 
     /// Ends the joining and waits until all helpers have left.
@@ -158,6 +165,7 @@ impl Region {
         if self.state.fetch_or(CLOSED, Ordering::Acquire) == 0 {
             return;
         }
+        let _wait = trace::wait(Cause::Helpers);
         let left = || self.state.load(Ordering::Acquire) == CLOSED;
         // A model that spins has too many interleavings, and sleeping is what is to be checked.
         #[cfg(not(loom))]

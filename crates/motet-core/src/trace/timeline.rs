@@ -1,0 +1,261 @@
+//! What was recorded, as data.
+
+use std::cmp::Reverse;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::trace::{Entry, Record, is_worker};
+
+/// What was recorded.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Timeline {
+    /// How long was recorded.
+    pub length: Duration,
+    /// Threads that did anything: those that call in order of appearance, then workers.
+    pub threads: Vec<ThreadEvents>,
+    /// Events that there was no room for: the latest ones.
+    pub lost: usize,
+}
+
+/// What one thread did.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ThreadEvents {
+    /// The thread's name, or a number.
+    pub name: String,
+    /// Whether it is one of motet's.
+    pub worker: bool,
+    /// In order of their starts, outer ones first. Two events are one within the other or do not
+    /// overlap.
+    pub events: Vec<Event>,
+}
+
+/// What a thread did for a while.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Event {
+    /// Nanoseconds from the start of the recording.
+    pub start: u64,
+    /// As `start`.
+    pub end: u64,
+    /// What it did.
+    pub what: What,
+}
+
+impl Event {
+    /// How long it took, in nanoseconds.
+    pub fn duration(&self) -> u64 {
+        self.end - self.start
+    }
+}
+
+/// What a thread did.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum What {
+    /// An evaluation: walking the graph, scheduling, and waiting for the results, which is mostly
+    /// computing them.
+    Evaluation,
+    /// A command of a stream.
+    Command {
+        /// What it computes.
+        label: Label,
+        /// The number of its stream.
+        stream: u64,
+    },
+    /// A step of a plan, within the command that runs the plan.
+    Step {
+        /// The function, which has the step's label.
+        label: Label,
+        /// The step's number.
+        step: usize,
+    },
+    /// A part of a kernel that several threads work on at once.
+    Tiles {
+        /// What the command computes that the kernel belongs to.
+        label: Label,
+        /// The step of the plan.
+        step: usize,
+        /// How many tiles this thread did.
+        tiles: usize,
+    },
+    /// The building of a plan of this function.
+    Build(Arc<str>),
+    /// A wait, asleep or almost.
+    Wait(Cause),
+}
+
+impl What {
+    /// `evaluation`, `command`, `step`, `tiles`, `build` or `wait`.
+    pub fn category(&self) -> &'static str {
+        match self {
+            What::Evaluation => "evaluation",
+            What::Command { .. } => "command",
+            What::Step { .. } => "step",
+            What::Tiles { .. } => "tiles",
+            What::Build(_) => "build",
+            What::Wait(_) => "wait",
+        }
+    }
+}
+
+/// What a thread waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Cause {
+    /// A core: as many threads computed as there are cores.
+    Core,
+    /// This stream, which another thread ran.
+    Turn(u64),
+    /// This stream, which another thread ran, and which another stream needed a result of.
+    Fence(u64),
+    /// A plan that another thread was building.
+    Plan,
+    /// Helpers that had not finished their last tile.
+    Helpers,
+}
+
+impl Cause {
+    /// A word for it: `core`, `turn`, `fence`, `plan`, `helpers`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::Core => "core",
+            Cause::Turn(_) => "turn",
+            Cause::Fence(_) => "fence",
+            Cause::Plan => "plan",
+            Cause::Helpers => "helpers",
+        }
+    }
+}
+
+/// What a command computes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub enum Label {
+    /// One operation.
+    Operation(&'static str),
+    /// A function.
+    Function(Arc<FunctionLabel>),
+}
+
+impl Label {
+    /// The name of the operation or function.
+    pub fn name(&self) -> &str {
+        match self {
+            Label::Operation(name) => name,
+            Label::Function(function) => &function.name,
+        }
+    }
+
+    /// A step of the function's plan.
+    pub fn step(&self, number: usize) -> Option<&StepLabel> {
+        match self {
+            Label::Operation(_) => None,
+            Label::Function(function) => function.steps.get(number),
+        }
+    }
+}
+
+/// A function's name, and its plan's steps.
+#[derive(Debug)]
+pub struct FunctionLabel {
+    /// The name.
+    pub name: Arc<str>,
+    /// The steps of the plan; none for what is no plan.
+    pub steps: Vec<StepLabel>,
+}
+
+/// What a step of a plan does.
+#[derive(Clone, Debug)]
+pub struct StepLabel {
+    /// The operations that it is made of.
+    pub name: String,
+    /// The kernel class.
+    pub class: String,
+    /// The shapes and dtypes that it reads and writes.
+    pub signature: String,
+}
+
+impl fmt::Display for What {
+    /// A few words, as on a bar of a picture.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            What::Evaluation => f.write_str("evaluation"),
+            What::Command { label, .. } => f.write_str(label.name()),
+            What::Step { label, step } | What::Tiles { label, step, .. } => {
+                let name = label.step(*step).map_or(label.name(), |step| &step.name);
+                f.write_str(name)
+            }
+            What::Build(function) => write!(f, "build {function}"),
+            What::Wait(Cause::Turn(stream)) => write!(f, "wait: stream {stream} is run elsewhere"),
+            What::Wait(Cause::Fence(stream)) => write!(f, "wait: needs stream {stream}"),
+            What::Wait(Cause::Core) => f.write_str("wait: no free core"),
+            What::Wait(Cause::Plan) => f.write_str("wait: plan is being built"),
+            What::Wait(Cause::Helpers) => f.write_str("wait: helpers' last tiles"),
+        }
+    }
+}
+
+/// A thread's name and what it recorded, in the order in which it ended.
+type Log = (Option<String>, Vec<Record>);
+
+impl Timeline {
+    pub(super) fn new(length: Duration, lost: usize, logs: Vec<Log>) -> Timeline {
+        let (mut callers, mut workers) = (0, 0);
+        let mut threads: Vec<ThreadEvents> = Vec::new();
+        for (name, records) in logs {
+            let worker = is_worker(name.as_deref());
+            let count = if worker { &mut workers } else { &mut callers };
+            *count += 1;
+            let name = match name {
+                Some(name) if !worker => name,
+                _ if worker => format!("worker {count}"),
+                _ => format!("thread {count}"),
+            };
+            let events = resolve(records);
+            if !events.is_empty() {
+                threads.push(ThreadEvents {
+                    name,
+                    worker,
+                    events,
+                });
+            }
+        }
+        threads.sort_by_key(|thread| thread.worker);
+        Timeline {
+            length,
+            threads,
+            lost,
+        }
+    }
+}
+
+/// The events in order, with steps knowing whose they are. A step whose command had not ended is
+/// not an event.
+fn resolve(mut records: Vec<Record>) -> Vec<Event> {
+    // Inner ones ended first; where times are equal that alone tells which is the outer one.
+    records.reverse();
+    records.sort_by_key(|record| (record.start, Reverse(record.end)));
+    let mut events = Vec::with_capacity(records.len());
+    // Commands that are open, with their ends.
+    let mut commands: Vec<(u64, Label)> = Vec::new();
+    for Record { start, end, entry } in records {
+        while commands.last().is_some_and(|(closes, _)| *closes < end) {
+            commands.pop();
+        }
+        let what = match (entry, commands.last()) {
+            (Entry::What(what), _) => what,
+            (Entry::Step(step), Some((_, label))) => What::Step {
+                label: label.clone(),
+                step,
+            },
+            (Entry::Step(_), None) => continue,
+        };
+        if let What::Command { label, .. } = &what {
+            commands.push((end, label.clone()));
+        }
+        events.push(Event { start, end, what });
+    }
+    events
+}
