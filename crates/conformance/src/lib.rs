@@ -4,6 +4,7 @@
 //!   [reference](mod@reference). A primitive is in it by being declared.
 //! - [`programs`]: random programs, eager, compiled and by the reference.
 //! - [`fuzz`]: any bytes as files, any parameters for shape rules.
+//! - [`stress`]: random programs run by many threads at once, with failures of all kinds.
 
 pub mod allocation;
 pub mod fill;
@@ -13,6 +14,7 @@ pub mod modes;
 pub mod noise;
 pub mod programs;
 pub mod reference;
+pub mod stress;
 pub mod suite;
 pub mod value;
 

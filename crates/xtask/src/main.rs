@@ -6,7 +6,7 @@ mod report;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 
@@ -63,6 +63,22 @@ enum Task {
         #[arg(long, default_value_t = 2)]
         seed: u64,
     },
+    /// Run random programs from many threads at once, with failures injected, and compare what the
+    /// threads see with a naive interpreter. Needs nothing but this binary.
+    Stress {
+        /// How long.
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+        /// The most threads of a program.
+        #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=64))]
+        threads: u64,
+        /// The first program; another one each time where it is not given.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// The most programs.
+        #[arg(long, default_value_t = u64::MAX)]
+        programs: u64,
+    },
     /// Run the model checker's models of the concurrent modules.
     Models {
         /// The most preemptions in an interleaving.
@@ -93,6 +109,16 @@ fn main() -> ExitCode {
         Task::Docs => std::fs::write(root.join("docs/operations.md"), docs::operations())
             .map_err(|e| format!("cannot write docs/operations.md: {e}")),
         Task::Fuzz { seconds, seed } => fuzz(root, seconds, seed),
+        Task::Stress {
+            seconds,
+            threads,
+            seed,
+            programs,
+        } => {
+            let time = Duration::from_secs(seconds);
+            let seed = seed.unwrap_or_else(from_clock);
+            conformance::stress::run(seed, threads as usize, time, programs)
+        }
         Task::Models { preemptions } => models(root, preemptions),
     };
     match done {
@@ -126,8 +152,7 @@ fn mlx(root: &Path, programs: u32, seed: Option<u64>) -> Result<(), String> {
             return Ok(());
         }
     };
-    let now = || SystemTime::now().duration_since(UNIX_EPOCH);
-    let seed = seed.unwrap_or_else(|| now().map_or(0, |time| time.as_secs()));
+    let seed = seed.unwrap_or_else(from_clock);
     println!("{programs} random programs; again with: cargo xtask mlx --seed {seed}");
     run(cargo(root).args(["build", "--release", "--package", "motet-cli"]))?;
     let folder = root.join("target/mlx");
@@ -158,6 +183,12 @@ fn mlx(root: &Path, programs: u32, seed: Option<u64>) -> Result<(), String> {
         .arg("--scratch")
         .arg(folder.join("written"))
         .args(folders.iter().filter(|folder| folder.is_dir())))
+}
+
+/// A seed that is another one each time.
+fn from_clock() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |time| time.as_secs())
 }
 
 /// A Python that has MLX, in an environment of its own.
