@@ -6,6 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::cancel::Interrupted;
+
 /// What went wrong, in which operation or file, and why.
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
@@ -101,8 +103,11 @@ impl Error {
         }))
     }
 
-    /// A panic in `origin`, caught.
+    /// A panic in `origin`, caught; where a kernel unwinds because its call has ended, that error.
     pub fn from_panic(origin: &str, panic: &(dyn std::any::Any + Send)) -> Error {
+        if let Some(Interrupted(error)) = panic.downcast_ref() {
+            return error.clone();
+        }
         let message = panic
             .downcast_ref::<&str>()
             .copied()

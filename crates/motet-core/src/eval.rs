@@ -16,15 +16,21 @@ use crate::trace;
 /// Computes these arrays and waits for them. MLX's `eval`.
 ///
 /// # Errors
-/// The first failure among them, with its cause; the others are computed all the same.
+/// The first failure among them, with its cause; the others are computed all the same. Where the call
+/// that an array belongs to has ended, this does not wait for it.
 pub fn eval(arrays: &[Array]) -> Result<()> {
     let _evaluation = trace::evaluation();
-    schedule(&walk(arrays)?);
+    let streams = schedule(&walk(arrays)?);
     // All are waited for before one is reported: a caller that sees an error has no work running.
     let mut result = Ok(());
     for array in arrays {
-        if let Status::Scheduled(fence) = array.status() {
-            wait(fence);
+        if let Status::Scheduled(scheduled) = array.status()
+            && let Err(ended) = wait(scheduled.fence, scheduled.options.as_deref())
+        {
+            // It leaves commands behind.
+            streams.iter().for_each(Stream::list);
+            result = result.and(Err(ended));
+            continue;
         }
         if let Status::Done(Err(error)) = array.status() {
             result = result.and(Err(error));

@@ -4,6 +4,7 @@
 
 pub mod array;
 pub mod backend;
+pub mod cancel;
 pub mod compile;
 #[cfg(not(loom))]
 pub mod context;
@@ -23,6 +24,7 @@ pub mod node;
 #[cfg(not(loom))]
 pub mod ops;
 pub mod options;
+mod parker;
 pub mod pool;
 pub mod program;
 #[cfg(not(loom))]

@@ -6,17 +6,19 @@
 use std::sync::Arc;
 
 use crate::array::Array;
+use crate::cancel::CancelToken;
 use crate::device::Device;
 use crate::dtype::Dtype;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::eval::{async_eval, eval};
 use crate::memory::Heap;
 use crate::node::Executable;
+use crate::options::CallOptions;
 use crate::pool::Pool;
 use crate::shape::Spec;
 use crate::stream::Stream;
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::thread;
+use crate::sync::{Condvar, Mutex, Rank, thread};
 use crate::tensor::Tensor;
 
 /// Adds one to the sum of its inputs, and counts how often it runs.
@@ -78,11 +80,17 @@ fn value(tensor: &Tensor) -> u32 {
 }
 
 fn lazy(operation: &Arc<Sum>, inputs: &[Array], stream: &Stream) -> Array {
+    apply(operation.clone(), inputs, stream, &Arc::default())
+}
+
+fn apply(
+    operation: Arc<dyn Executable>,
+    inputs: &[Array],
+    stream: &Stream,
+    options: &Arc<CallOptions>,
+) -> Array {
     let spec = Spec::new([], Dtype::Uint32);
-    let operation = Arc::clone(operation) as Arc<dyn Executable>;
-    let mut outputs =
-        Array::from_executable(operation, inputs, &[spec], stream, &Default::default());
-    outputs.remove(0)
+    Array::from_executable(operation, inputs, &[spec], stream, options).remove(0)
 }
 
 fn stream(pool: &Arc<Pool>) -> Stream {
@@ -200,6 +208,83 @@ fn loom_a_failure_reaches_its_dependants_alone() {
         let other = spawn(move || get(&z).unwrap());
         assert!(get(&y).is_err());
         assert_eq!(other.join().unwrap(), 1);
+    });
+}
+
+/// Runs until it is opened, and tells that it has begun.
+struct Gate {
+    state: Mutex<(bool, bool)>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn new() -> Arc<Gate> {
+        Arc::new(Gate {
+            state: Mutex::new(Rank::Leaf, (false, false)),
+            changed: Condvar::new(),
+        })
+    }
+
+    fn await_start(&self) {
+        let mut state = self.state.lock();
+        while !state.0 {
+            state = state.wait(&self.changed);
+        }
+    }
+
+    fn open(&self) {
+        self.state.lock().1 = true;
+        self.changed.notify_all();
+    }
+}
+
+impl Executable for Gate {
+    fn name(&self) -> &str {
+        "Gate"
+    }
+
+    fn execute(
+        &self,
+        _: &[Tensor],
+        _: &[Spec],
+        _: &Pool,
+        _: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Vec<Tensor>> {
+        let mut state = self.state.lock();
+        state.0 = true;
+        self.changed.notify_all();
+        while !state.1 {
+            state = state.wait(&self.changed);
+        }
+        Ok(vec![number(1)])
+    }
+}
+
+/// A call that is cancelled while its caller waits for a stream that another keeps busy: the caller
+/// comes back before the other is done. A wake-up that is lost is a deadlock here.
+#[test]
+fn loom_a_waiter_comes_back_when_its_call_is_cancelled() {
+    loom::model(|| {
+        let pool = Pool::new(2);
+        let (gate, operation) = (Gate::new(), sum());
+        let s = stream(&pool);
+        let token = CancelToken::new();
+        let options = CallOptions {
+            cancel: Some(token.clone()),
+            ..Default::default()
+        };
+        let x = apply(gate.clone(), &[], &s, &Arc::default());
+        let y = apply(operation.clone(), &[], &s, &Arc::new(options));
+        let other = spawn(move || get(&x).unwrap());
+        gate.await_start();
+        let canceller = spawn(move || token.cancel());
+        assert_eq!(get(&y).err().unwrap().kind(), ErrorKind::Cancelled);
+        gate.open();
+        canceller.join().unwrap();
+        assert_eq!(other.join().unwrap(), 1);
+        s.synchronize();
+        assert!(get(&y).is_err());
+        assert_eq!(operation.runs.load(Ordering::Relaxed), 0);
     });
 }
 

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::array::Array;
+use crate::cancel::Limits;
 use crate::error::{Error, ErrorKind, Result};
 #[cfg(not(loom))]
 use crate::graph::Graph;
@@ -89,7 +90,7 @@ pub(crate) struct Node {
 
 enum State {
     Lazy(Recipe),
-    Scheduled(Fence),
+    Scheduled(Scheduled),
     Ready(SmallVec<[Tensor; 1]>),
     Failed(Error),
     Placeholder,
@@ -99,9 +100,17 @@ enum State {
 pub(crate) enum Status {
     /// The inputs, and the options of the call that made the node.
     Lazy(SmallVec<[Array; 2]>, Arc<CallOptions>),
-    Scheduled(Fence),
+    Scheduled(Scheduled),
     Done(Result<Tensor>),
     Placeholder,
+}
+
+/// A node in the queue of its stream.
+#[derive(Clone)]
+pub(crate) struct Scheduled {
+    pub(crate) fence: Fence,
+    /// Those of the call that it belongs to, where they may end it early.
+    pub(crate) options: Option<Arc<CallOptions>>,
 }
 
 impl Node {
@@ -149,7 +158,7 @@ impl Node {
     pub(crate) fn status(&self, output: usize) -> Status {
         match &*self.state.lock() {
             State::Lazy(recipe) => Status::Lazy(recipe.inputs.clone(), recipe.options.clone()),
-            State::Scheduled(fence) => Status::Scheduled(fence.clone()),
+            State::Scheduled(scheduled) => Status::Scheduled(scheduled.clone()),
             State::Ready(tensors) => Status::Done(Ok(tensors[output].clone())),
             State::Failed(error) => Status::Done(Err(error.clone())),
             State::Placeholder => Status::Placeholder,
@@ -160,10 +169,13 @@ impl Node {
     /// queue (I1).
     pub(crate) fn claim(self: &Arc<Node>, fence: Fence) -> Option<Box<dyn Command>> {
         let mut state = self.state.lock();
-        if !matches!(*state, State::Lazy(_)) {
+        let State::Lazy(recipe) = &*state else {
             return None;
-        }
-        match std::mem::replace(&mut *state, State::Scheduled(fence)) {
+        };
+        let options = recipe.options.is_limited();
+        let options = options.then(|| Arc::clone(&recipe.options));
+        let scheduled = State::Scheduled(Scheduled { fence, options });
+        match std::mem::replace(&mut *state, scheduled) {
             State::Lazy(recipe) => Some(Box::new(NodeCommand {
                 node: Arc::clone(self),
                 recipe,
@@ -215,7 +227,7 @@ impl Command for NodeCommand {
         self.recipe.inputs.iter().find_map(|input| {
             match input.status() {
                 // What is before it on its own stream has run.
-                Status::Scheduled(fence) if !own.same(&fence) => Some(fence),
+                Status::Scheduled(other) if !own.same(&other.fence) => Some(other.fence),
                 _ => None,
             }
         })
@@ -237,7 +249,10 @@ fn compute(
     let name = recipe.executable.name();
     let stream = node.stream.as_ref().map_or(0, Stream::id);
     let _command = trace::command(stream, || recipe.executable.label());
-    recipe.options.check(name)?;
+    let limits = Limits {
+        options: &recipe.options,
+    };
+    limits.check(name)?;
     let mut inputs = SmallVec::<[Tensor; 4]>::new();
     for input in &recipe.inputs {
         let Status::Done(tensor) = input.status() else {
@@ -248,13 +263,13 @@ fn compute(
     }
     let mut between_steps = || {
         permit.yield_to_waiters();
-        recipe.options.check(name)
+        limits.check(name)
     };
     // A kernel only writes to buffers that nobody else has seen: nothing broken is left behind.
-    let result = catch_unwind(AssertUnwindSafe(|| {
-        recipe
-            .executable
-            .execute(&inputs, &node.outputs, pool, &mut between_steps)
-    }));
+    let execute = || {
+        let executable = &recipe.executable;
+        executable.execute(&inputs, &node.outputs, pool, &mut between_steps)
+    };
+    let result = catch_unwind(AssertUnwindSafe(|| limits.within(execute)));
     result.unwrap_or_else(|panic| Err(Error::from_panic(name, &*panic)))
 }

@@ -30,9 +30,12 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::device::Device;
+use crate::error::Result;
+use crate::options::CallOptions;
+use crate::parker::Parker;
 use crate::pool::{CorePermit, Pool, Task};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Condvar, Guard, Mutex, Rank, assert_unlocked};
+use crate::sync::{Guard, Mutex, Rank, assert_unlocked};
 use crate::trace::{self, Cause};
 
 /// An in-order queue of commands on one device.
@@ -65,10 +68,12 @@ impl Stream {
     /// nobody else does. MLX's `synchronize`.
     pub fn synchronize(&self) {
         let at = self.0.queue.lock().submitted;
-        wait(Fence {
+        let fence = Fence {
             strand: Arc::clone(&self.0),
             at,
-        });
+        };
+        // Without options nothing ends it early.
+        let _done = wait(fence, None);
     }
 
     /// Under the queue's lock, offers the fence that the next command would have; enqueues the
@@ -143,30 +148,48 @@ impl Fence {
     }
 }
 
-/// Waits for a fence, helping: runs the streams that it depends on when nobody does (I5).
-pub(crate) fn wait(fence: Fence) {
+/// Waits for a fence, helping: runs the streams that it depends on when nobody does (I5). Comes back
+/// early, with the error, where a call of these options has ended: the commands that it leaves are
+/// run by others, so the caller lists the streams that it has enqueued something to (I3).
+pub(crate) fn wait(fence: Fence, options: Option<&CallOptions>) -> Result<()> {
     assert_unlocked();
     // Most waits run their work themselves and never sleep.
     let mut parker = None;
     let mut pending: SmallVec<[Fence; 2]> = SmallVec::new();
+    let mut woken_by = None;
     pending.push(fence);
     while let Some(fence) = pending.last() {
-        match fence.strand.advance(fence.at, &mut parker) {
+        if let Some(options) = options
+            && !fence.is_done()
+        {
+            options.check("eval")?;
+        }
+        match fence.strand.advance(fence.at, options, &mut parker) {
             Progress::Reached => {
                 pending.pop();
             }
             Progress::Parked(earlier) => pending.push(earlier),
+            Progress::Ended => {}
             Progress::Busy(parker) => {
+                let token = options.and_then(|options| options.cancel.as_ref());
+                if let Some(token) = token
+                    && woken_by.is_none()
+                {
+                    // Looks again before it sleeps, and leaves nothing behind when it returns.
+                    woken_by = Some(token.wakes(&parker));
+                    continue;
+                }
                 let stream = fence.strand.id;
                 let first = pending.len() == 1;
                 let _wait = trace::wait(match first {
                     true => Cause::Turn(stream),
                     false => Cause::Fence(stream),
                 });
-                parker.park();
+                parker.park(options.and_then(|options| options.deadline));
             }
         }
     }
+    Ok(())
 }
 
 struct Strand {
@@ -215,6 +238,8 @@ enum Progress {
     Reached,
     /// The head of the queue waits for this fence of another stream.
     Parked(Fence),
+    /// The call that waits has ended.
+    Ended,
     /// Somebody else has the turn; the parker, now registered, is where to sleep.
     Busy(Arc<Parker>),
 }
@@ -222,7 +247,12 @@ enum Progress {
 impl Strand {
     /// Runs commands up to `until` if the turn can be had. The caller's parker is made when it is
     /// first needed.
-    fn advance(self: &Arc<Strand>, until: u64, parker: &mut Option<Arc<Parker>>) -> Progress {
+    fn advance(
+        self: &Arc<Strand>,
+        until: u64,
+        options: Option<&CallOptions>,
+        parker: &mut Option<Arc<Parker>>,
+    ) -> Progress {
         if self.completed.load(Ordering::Acquire) >= until {
             return Progress::Reached;
         }
@@ -247,11 +277,12 @@ impl Strand {
             Turn::Parked(_) | Turn::Free | Turn::Listed => queue.turn = Turn::Held,
         }
         drop(queue);
-        self.run(until)
+        self.run(until, options)
     }
 
-    /// Runs commands up to `until`, the queue's end, or one that is blocked. Holds the turn.
-    fn run(self: &Arc<Strand>, until: u64) -> Progress {
+    /// Runs commands up to `until`, the queue's end, one that is blocked, or until the call that waits,
+    /// of these options, has ended. Holds the turn.
+    fn run(self: &Arc<Strand>, until: u64, options: Option<&CallOptions>) -> Progress {
         // Sleeping for a core with the turn in hand is the one exception to I4: whoever holds a
         // core always gets on, so this ends.
         let mut permit = self.pool.enter();
@@ -260,6 +291,10 @@ impl Strand {
             if self.completed.load(Ordering::Relaxed) >= until {
                 self.give_back(queue);
                 return Progress::Reached;
+            }
+            if options.is_some_and(|options| options.check("eval").is_err()) {
+                self.give_back(queue);
+                return Progress::Ended;
             }
             let Some(command) = queue.commands.pop_front() else {
                 self.give_back(queue);
@@ -358,7 +393,7 @@ impl Task for Strand {
             }
             queue.turn = Turn::Held;
         }
-        Strand::run(&self, u64::MAX);
+        Strand::run(&self, u64::MAX, None);
     }
 }
 
@@ -381,34 +416,4 @@ fn split(waiters: Vec<Waiter>) -> (Vec<Waiter>, Vec<Waiter>) {
     waiters
         .into_iter()
         .partition(|w| matches!(w, Waiter::Stream { .. }))
-}
-
-/// Where one thread sleeps. A wake-up that comes first is kept.
-struct Parker {
-    woken: Mutex<bool>,
-    condvar: Condvar,
-}
-
-impl Default for Parker {
-    fn default() -> Parker {
-        Parker {
-            woken: Mutex::new(Rank::Leaf, false),
-            condvar: Condvar::new(),
-        }
-    }
-}
-
-impl Parker {
-    fn park(&self) {
-        let mut woken = self.woken.lock();
-        while !*woken {
-            woken = woken.wait(&self.condvar);
-        }
-        *woken = false;
-    }
-
-    fn unpark(&self) {
-        *self.woken.lock() = true;
-        self.condvar.notify_one();
-    }
 }

@@ -70,6 +70,16 @@ impl<'a, T> Guard<'a, T> {
         self.raw = Some(condvar.wait(raw).unwrap_or_else(|e| e.into_inner()));
         self
     }
+
+    /// As [`wait`](Guard::wait), but for so long at most. A loom model waits without end.
+    pub(crate) fn wait_for(mut self, condvar: &Condvar, time: std::time::Duration) -> Guard<'a, T> {
+        let raw = self.raw.take().expect("a guard holds its mutex");
+        let (raw, _timed_out) = condvar
+            .wait_timeout(raw, time)
+            .unwrap_or_else(|e| e.into_inner());
+        self.raw = Some(raw);
+        self
+    }
 }
 
 impl<T> std::ops::Deref for Guard<'_, T> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use motet_core::array::Array;
+use motet_core::cancel::CancelToken;
 use motet_core::compile::cache::PlanCache;
 use motet_core::compile::plan::Plan;
 use motet_core::compile::trace::{Signature, trace};
@@ -13,7 +14,7 @@ use motet_core::error::{Error, Result};
 use motet_core::export::reader::ExportedFile;
 use motet_core::graph::{Graph, Node};
 use motet_core::node::{Definition, Executable};
-use motet_core::options::{CallOptions, CancelToken};
+use motet_core::options::CallOptions;
 use motet_core::pool::Pool;
 use motet_core::shape::Spec;
 use motet_core::stream::Stream;
@@ -123,13 +124,30 @@ impl Function {
     }
 
     /// The function with calls that end with
-    /// [`DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded) where they are not done by then.
+    /// [`DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded) where they are not done by then, also
+    /// in the middle of a step.
     pub fn deadline(&self, deadline: Instant) -> Function {
         self.with_options(|options| options.deadline = Some(deadline))
     }
 
     /// The function with calls that end with [`Cancelled`](crate::ErrorKind::Cancelled) when the
-    /// token is cancelled.
+    /// token is cancelled, also in the middle of a step: see [`CancelToken::cancel`].
+    ///
+    /// ```
+    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny.mlxfn");
+    /// use motet::prelude::*;
+    /// use motet::{CancelToken, ErrorKind};
+    ///
+    /// let function = motet::import_function(path)?.compile();
+    /// let input = ops::zeros([1, 16], Dtype::Float32)?;
+    /// let token = CancelToken::new();
+    /// let outputs = function.cancelled_by(&token).call(&[input.clone()])?;
+    /// token.cancel();
+    /// assert_eq!(outputs[0].eval().unwrap_err().kind(), ErrorKind::Cancelled);
+    /// // Other calls of the function are as they were.
+    /// function.call(&[input])?[0].eval()?;
+    /// # Ok::<(), motet::Error>(())
+    /// ```
     pub fn cancelled_by(&self, token: &CancelToken) -> Function {
         self.with_options(|options| options.cancel = Some(token.clone()))
     }

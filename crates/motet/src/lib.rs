@@ -119,6 +119,7 @@ pub use io::{
     Arrays, Metadata, load, load_safetensors, save, save_safetensors, savez, savez_compressed,
 };
 pub use motet_core::array::{Array, Operand};
+pub use motet_core::cancel::CancelToken;
 pub use motet_core::context::{
     StreamContext, current_stream, default_device, default_stream, new_stream, set_default_device,
     with_stream,
@@ -128,7 +129,7 @@ pub use motet_core::dtype::{Dtype, Element};
 pub use motet_core::error::{Error, ErrorKind, Result};
 pub use motet_core::eval::{async_eval, eval};
 pub use motet_core::kernel::{Quantization, QuantizationMode};
-pub use motet_core::options::{CallOptions, CancelToken};
+pub use motet_core::options::CallOptions;
 pub use motet_core::shape::{Shape, Spec};
 pub use motet_core::stream::Stream;
 

@@ -14,6 +14,7 @@ use std::hash::Hash;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use crate::cancel::unlimited;
 use crate::error::{Error, Result};
 use crate::sync::{Condvar, Mutex, Rank, assert_unlocked, thread};
 use crate::trace::{self, Cause};
@@ -76,7 +77,8 @@ impl<K: Clone + Eq + Hash, V> PlanCache<K, V> {
             Part::Wait(flight) => flight.wait(),
             Part::Make(flight) => {
                 assert_unlocked();
-                let result = catch_unwind(AssertUnwindSafe(build))
+                // The entry is for all: the end of the call that it is made in does not end it.
+                let result = catch_unwind(AssertUnwindSafe(|| unlimited(build)))
                     .unwrap_or_else(|panic| Err(Error::from_panic("compile", &*panic)))
                     .map(Arc::new);
                 self.keep(key, &result);

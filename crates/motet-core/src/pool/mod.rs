@@ -39,6 +39,7 @@ use std::sync::Arc;
 
 pub use cores::CorePermit;
 
+use crate::cancel::check_tile;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, Rank, thread};
 use crate::tuning;
@@ -97,11 +98,15 @@ impl Pool {
     /// guess at the time that one takes: the caller works alone where help would cost more than it
     /// brings, or no core is free. The tiles are the same however many threads there are.
     ///
-    /// A panic in a tile goes on in the caller; some other tiles are then not run.
+    /// A panic in a tile goes on in the caller; some other tiles are then not run. Where the call that
+    /// the thread works for is cancelled or late, this unwinds before the next tile.
     pub fn for_each_tile(&self, tiles: usize, tile_cost_ns: usize, run: &(dyn Fn(usize) + Sync)) {
         let helpers = self.shared.helpers(tiles, tile_cost_ns);
         if helpers == 0 {
-            (0..tiles).for_each(run);
+            (0..tiles).for_each(|tile| {
+                check_tile();
+                run(tile);
+            });
         } else {
             Region::run(tiles, run, |region| self.shared.list(region, helpers));
         }

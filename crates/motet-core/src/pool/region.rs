@@ -14,6 +14,8 @@
 //!   helper registers by an atomic step that fails once the region is closed, and the caller
 //!   returns, or unwinds, only after closing it and after all helpers have left.
 //! - The region itself is in an `Arc`: who comes late finds it closed and touches nothing else.
+//! - Helpers heed the limits of the call that the caller works for; these outlive the region as the
+//!   closure does.
 //! - A panic in a tile ends the taking of tiles, and goes on in the caller when all have left.
 
 use std::any::Any;
@@ -21,6 +23,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
+use crate::cancel::{Current, check_tile, within};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, Rank, assert_unlocked};
 use crate::trace::{self, Cause, Owner};
@@ -44,6 +47,8 @@ type Tile = dyn Fn(usize) + Sync;
 pub(super) struct Region {
     /// Valid while the caller is in [`Region::run`].
     tile: *const Tile,
+    /// What may end the caller's call: valid as `tile` is.
+    limits: Current,
     tiles: usize,
     next: AtomicUsize,
     /// The number of helpers, and the bit [`CLOSED`].
@@ -57,8 +62,8 @@ pub(super) struct Region {
 
 const CLOSED: usize = 1 << (usize::BITS - 1);
 
-// SAFETY: the closure behind `tile` is Sync, and is called only while it lives (see `work`); all
-// else is Send + Sync by itself.
+// SAFETY: the closure behind `tile` and the limits are Sync, and are used only while they live (see
+// `work`); all else is Send + Sync by itself.
 unsafe impl Send for Region {}
 // SAFETY: as above.
 unsafe impl Sync for Region {}
@@ -76,6 +81,7 @@ impl Region {
         let tile = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), *const Tile>(tile) };
         let region = Arc::new(Region {
             tile,
+            limits: Current::get(),
             tiles,
             next: AtomicUsize::new(0),
             state: AtomicUsize::new(0),
@@ -136,8 +142,9 @@ impl Region {
         let tile = unsafe { &*self.tile };
         let outer = INSIDE.with(|inside| inside.replace(true));
         let mut tiles = 0;
-        let result = catch_unwind(AssertUnwindSafe(|| {
+        let work = || {
             loop {
+                check_tile();
                 // Relaxed: the counter gives each tile to one thread and publishes nothing.
                 let index = self.next.fetch_add(1, Ordering::Relaxed);
                 if index >= self.tiles {
@@ -149,7 +156,10 @@ impl Region {
                     return;
                 }
             }
-        }));
+        };
+        // SAFETY: the limits are those of the command that the caller runs: they live as long as the
+        // closure, for the same reason.
+        let result = catch_unwind(AssertUnwindSafe(|| unsafe { within(self.limits, work) }));
         INSIDE.with(|inside| inside.set(outer));
         if let Err(panic) = result {
             // Whoever takes a tile after this gets none. Relaxed: it need not be seen at once.

@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use super::cores::Times;
 use super::{Pool, Shared, Task};
+use crate::cancel::{CancelToken, Limits, unlimited};
+use crate::error::Error;
+use crate::options::CallOptions;
 
 /// A cost that always makes a region.
 const COSTLY: usize = 1 << 30;
@@ -244,4 +247,58 @@ fn callers_complete_alone_in_a_forked_child() {
     pool.submit(Arc::new(Send(1, sender, Arc::clone(&pool))));
     assert_eq!(pool.shared.jobs.lock().workers, 0);
     drop(lost);
+}
+
+/// Runs many tiles, of which the fifth ends the call, and gives the number of those that ran.
+fn interrupted(pool: &Pool, options: &CallOptions, end: &(dyn Fn() + Sync)) -> usize {
+    let ran = AtomicUsize::new(0);
+    let tile = |_| {
+        if ran.fetch_add(1, Ordering::Relaxed) == 4 {
+            end();
+        }
+    };
+    let limits = Limits { options };
+    let caught = catch_unwind(AssertUnwindSafe(|| {
+        limits.within(|| pool.for_each_tile(1000, COSTLY, &tile));
+    }));
+    let error = Error::from_panic("test", &*caught.unwrap_err());
+    assert_eq!(error.kind(), limits.check("test").unwrap_err().kind());
+    assert!(pool.shared.jobs.lock().regions.is_empty());
+    // Nothing of it is left in the thread or the pool.
+    runs_each_once(pool, 1000);
+    ran.into_inner()
+}
+
+#[test]
+fn tiles_end_with_their_call() {
+    // One core runs them in a loop, more in a region.
+    for cores in [1, 2, 5] {
+        let pool = Pool::new(cores);
+        let token = CancelToken::new();
+        let options = CallOptions {
+            cancel: Some(token.clone()),
+            ..Default::default()
+        };
+        let ran = interrupted(&pool, &options, &|| token.cancel());
+        // Each thread ends the tile that it has begun.
+        assert!((5..5 + cores).contains(&ran), "{ran} of {cores}");
+
+        let now = std::time::Instant::now();
+        let options = CallOptions {
+            deadline: Some(now),
+            ..Default::default()
+        };
+        assert_eq!(interrupted(&pool, &options, &|| ()), 0);
+    }
+}
+
+#[test]
+fn what_is_made_for_others_does_not_end_with_the_call_that_makes_it() {
+    let pool = Pool::new(3);
+    let options = CallOptions {
+        deadline: Some(std::time::Instant::now()),
+        ..Default::default()
+    };
+    let limits = Limits { options: &options };
+    limits.within(|| unlimited(|| runs_each_once(&pool, 100)));
 }
