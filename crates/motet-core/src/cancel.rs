@@ -1,4 +1,4 @@
-//! How a call ends early: what says so (cancel tokens and deadlines), and who looks.
+//! How a call ends early: what says so (cancel tokens, deadlines, futures dropped), and who looks.
 //!
 //! | who | when |
 //! |---|---|
@@ -9,8 +9,8 @@
 //!
 //! The thread that runs a command knows the command's limits by a thread-local ([`Limits::within`]),
 //! which regions carry on to their helpers. Calls without limits cost a check for null per tile; with
-//! a token it is a load of a word that is written once, with a deadline a look at the clock, 25 ns,
-//! where tiles take ten microseconds and more.
+//! a token or a future it is a load of a word that is written once, with a deadline a look at the
+//! clock, 25 ns, where tiles take ten microseconds and more.
 //!
 //! # Starting against cancelling
 //!
@@ -31,6 +31,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::future::Evaluation;
 use crate::options::CallOptions;
 use crate::parker::Parker;
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -127,7 +128,7 @@ impl CancelToken {
         let one_more = |state| (state & CANCELLED == 0).then_some(state + 1);
         let order = (Ordering::AcqRel, Ordering::Acquire);
         let announced = self.0.state.fetch_update(order.0, order.1, one_more);
-        announced.is_ok().then_some(Submission(&self.0))
+        announced.is_ok().then(|| Submission(&self.0))
     }
 }
 
@@ -195,17 +196,21 @@ pub fn submit<R>(work: impl FnOnce() -> R) -> Result<R> {
 /// What may end a computation before its end.
 pub(crate) struct Limits<'a> {
     pub(crate) options: &'a CallOptions,
+    pub(crate) evaluation: Option<&'a Evaluation>,
 }
 
 impl Limits<'_> {
     /// An error if the computation has to end.
     pub(crate) fn check(&self, name: &str) -> Result<()> {
+        if self.evaluation.is_some_and(Evaluation::is_called_off) {
+            return Err(cancelled(name));
+        }
         self.options.check(name)
     }
 
     /// Calls `work`, in which [`check_tile`] and [`submit`] heed these limits, and no others.
     pub(crate) fn within<R>(&self, work: impl FnOnce() -> R) -> R {
-        let limits = match self.options.is_limited() {
+        let limits = match self.options.is_limited() || self.evaluation.is_some() {
             true => ptr::from_ref(self).cast(),
             false => ptr::null(),
         };
@@ -301,7 +306,10 @@ mod loom_models {
             cancel: Some(token.clone()),
             ..Default::default()
         };
-        let limits = Limits { options: &options };
+        let limits = Limits {
+            options: &options,
+            evaluation: None,
+        };
         // SAFETY: loom checks that nobody looks meanwhile.
         let touch = || device.0.with_mut(|count| unsafe { *count += 1 });
         limits.within(|| submit(touch)).is_ok()
@@ -339,7 +347,10 @@ mod loom_models {
                     cancel: Some(own),
                     ..Default::default()
                 };
-                let limits = Limits { options: &options };
+                let limits = Limits {
+                    options: &options,
+                    evaluation: None,
+                };
                 let _either = limits.within(|| submit(|| other.cancel()));
             };
             let [a, b] = tokens.clone();

@@ -8,9 +8,10 @@ use smallvec::SmallVec;
 
 use crate::array::Array;
 use crate::error::{Error, Result};
-use crate::node::{Node, Status};
+use crate::future::Evaluation;
+use crate::node::{Claim, Node, Scheduled, Status};
 use crate::shape::Spec;
-use crate::stream::{Stream, wait};
+use crate::stream::{Fence, Stream, wait};
 use crate::trace;
 
 /// Computes these arrays and waits for them. MLX's `eval`.
@@ -20,7 +21,8 @@ use crate::trace;
 /// that an array belongs to has ended, this does not wait for it.
 pub fn eval(arrays: &[Array]) -> Result<()> {
     let _evaluation = trace::evaluation();
-    let streams = schedule(&walk(arrays)?);
+    let mut streams = Vec::new();
+    submit_all(arrays, &mut streams)?;
     // All are waited for before one is reported: a caller that sees an error has no work running.
     let mut result = Ok(());
     for array in arrays {
@@ -45,10 +47,50 @@ pub fn eval(arrays: &[Array]) -> Result<()> {
 /// A call that was cancelled or whose deadline has passed; other failures are reported by whoever
 /// asks for the value.
 pub fn async_eval(arrays: &[Array]) -> Result<()> {
-    for stream in schedule(&walk(arrays)?) {
-        stream.list();
-    }
+    let mut streams = Vec::new();
+    submit_all(arrays, &mut streams)?;
+    streams.iter().for_each(Stream::list);
     Ok(())
+}
+
+/// What kept an evaluation from scheduling all that it needs.
+pub(crate) enum Obstacle {
+    Failed(Error),
+    /// A node that an evaluation has scheduled which was called off meanwhile. At this fence it is lazy
+    /// again, or done after all; then to be tried again.
+    CalledOff(Fence),
+}
+
+impl From<Error> for Obstacle {
+    fn from(error: Error) -> Obstacle {
+        Obstacle::Failed(error)
+    }
+}
+
+/// Schedules what the arrays need, for an evaluation that can be called off or for one that cannot,
+/// and adds the streams. What was enqueued before an obstacle stays so: the caller has to list these
+/// streams, too (I3).
+pub(crate) fn submit(
+    arrays: &[Array],
+    evaluation: Option<&Arc<Evaluation>>,
+    streams: &mut Vec<Stream>,
+) -> Result<(), Obstacle> {
+    schedule(&walk(arrays, evaluation)?, evaluation, streams)
+}
+
+/// Schedules what the arrays need. Waits only for nodes to be given back that were called off. On an
+/// error all that was enqueued is listed.
+fn submit_all(arrays: &[Array], streams: &mut Vec<Stream>) -> Result<()> {
+    loop {
+        match submit(arrays, None, streams) {
+            Ok(()) => return Ok(()),
+            Err(Obstacle::CalledOff(fence)) => wait(fence, None)?,
+            Err(Obstacle::Failed(error)) => {
+                streams.iter().for_each(Stream::list);
+                return Err(error);
+            }
+        }
+    }
 }
 
 /// Lazy nodes that the arrays need, inputs before users. Read-only: nodes are not marked, since two
@@ -56,7 +98,12 @@ pub fn async_eval(arrays: &[Array]) -> Result<()> {
 ///
 /// Admission is here too: the options of the calls on the way are checked, before anything is
 /// scheduled and with nothing held.
-fn walk(arrays: &[Array]) -> Result<Vec<Arc<Node>>> {
+///
+/// Evaluations that have scheduled what is needed are joined.
+fn walk(
+    arrays: &[Array],
+    evaluation: Option<&Arc<Evaluation>>,
+) -> Result<Vec<Arc<Node>>, Obstacle> {
     struct Visit {
         node: Arc<Node>,
         inputs: SmallVec<[Array; 2]>,
@@ -76,7 +123,8 @@ fn walk(arrays: &[Array]) -> Result<Vec<Arc<Node>>> {
                             inputs,
                         });
                     }
-                    Status::Placeholder => return Err(traced(array.spec())),
+                    Status::Scheduled(scheduled) => join(&scheduled, evaluation)?,
+                    Status::Placeholder => return Err(traced(array.spec()).into()),
                     _ => {}
                 }
             }
@@ -119,17 +167,44 @@ fn traced(input: &Spec) -> Error {
     )
 }
 
-/// Enqueues each node that is still lazy; returns the streams of the tape. Inputs come before users
-/// on the tape, so what a command waits for was enqueued before it (I2).
-fn schedule(tape: &[Arc<Node>]) -> Vec<Stream> {
-    let mut streams: Vec<Stream> = Vec::new();
+/// Enqueues each node that is still lazy and adds its stream. Inputs come before users on the tape, so
+/// what a command waits for was enqueued before it (I2), by this evaluation or one that it has joined.
+fn schedule(
+    tape: &[Arc<Node>],
+    evaluation: Option<&Arc<Evaluation>>,
+    streams: &mut Vec<Stream>,
+) -> Result<(), Obstacle> {
     for node in tape {
         if let Some(stream) = &node.stream {
-            stream.enqueue(|fence| node.claim(fence));
+            let mut faster = None;
+            stream.enqueue(|fence| match node.claim(fence, evaluation) {
+                Claim::Command(command) => Some(command),
+                Claim::Scheduled(scheduled) => {
+                    faster = Some(scheduled);
+                    None
+                }
+                Claim::Done => None,
+            });
             if !streams.contains(stream) {
                 streams.push(stream.clone());
             }
+            if let Some(scheduled) = faster {
+                join(&scheduled, evaluation)?;
+            }
         }
     }
-    streams
+    Ok(())
+}
+
+/// Makes sure that a node which is scheduled will be computed, whatever the future does that it was
+/// scheduled for.
+fn join(scheduled: &Scheduled, own: Option<&Arc<Evaluation>>) -> Result<(), Obstacle> {
+    match &scheduled.evaluation {
+        Some(evaluation)
+            if !own.is_some_and(|own| Arc::ptr_eq(own, evaluation)) && !evaluation.join() =>
+        {
+            Err(Obstacle::CalledOff(scheduled.fence.clone()))
+        }
+        _ => Ok(()),
+    }
 }

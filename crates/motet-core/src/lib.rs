@@ -14,6 +14,7 @@ pub mod error;
 pub mod eval;
 #[cfg(not(loom))]
 pub mod export;
+pub mod future;
 #[cfg(not(loom))]
 pub mod graph;
 pub mod kernel;

@@ -3,7 +3,10 @@
 //!
 //! Each names the invariant that it would find broken; that it does was tried by breaking it.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 
 use crate::array::Array;
 use crate::cancel::CancelToken;
@@ -11,8 +14,9 @@ use crate::device::Device;
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::eval::{async_eval, eval};
+use crate::future::EvalFuture;
 use crate::memory::Heap;
-use crate::node::Executable;
+use crate::node::{Executable, Status};
 use crate::options::CallOptions;
 use crate::pool::Pool;
 use crate::shape::Spec;
@@ -285,6 +289,87 @@ fn loom_a_waiter_comes_back_when_its_call_is_cancelled() {
         s.synchronize();
         assert!(get(&y).is_err());
         assert_eq!(operation.runs.load(Ordering::Relaxed), 0);
+    });
+}
+
+/// Drives a future as an executor does.
+fn block_on(future: EvalFuture) -> Result<()> {
+    struct Alarm(Mutex<bool>, Condvar);
+    impl Wake for Alarm {
+        fn wake(self: Arc<Self>) {
+            *self.0.lock() = true;
+            self.1.notify_one();
+        }
+    }
+    let alarm = Arc::new(Alarm(Mutex::new(Rank::Leaf, false), Condvar::new()));
+    let waker = Waker::from(Arc::clone(&alarm));
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(result) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return result;
+        }
+        let mut rung = alarm.0.lock();
+        while !*rung {
+            rung = rung.wait(&alarm.1);
+        }
+        *rung = false;
+    }
+}
+
+/// A task that awaits an evaluation is woken when a worker, or another caller, has done the work.
+#[test]
+fn loom_a_future_is_woken() {
+    loom::model(|| {
+        let pool = Pool::new(1);
+        let operation = sum();
+        let s = stream(&pool);
+        let x = lazy(&operation, &[], &s);
+        block_on(x.eval_async()).unwrap();
+        assert!(matches!(x.status(), Status::Done(Ok(_))));
+        assert_eq!(operation.runs.load(Ordering::Relaxed), 1);
+    });
+}
+
+/// A future is dropped while another thread evaluates what it evaluates: whoever is first, the other
+/// thread gets its value. Broken joining shows as a missing input, or as an array that is still lazy.
+#[test]
+fn loom_a_future_dropped_against_an_evaluation_that_joins() {
+    loom::model(|| {
+        let pool = Pool::new(1);
+        let operation = sum();
+        let (s, t) = (stream(&pool), stream(&pool));
+        let x = lazy(&operation, &[], &s);
+        let y = lazy(&operation, &[x], &t);
+        let future = y.eval_async();
+        let other = spawn({
+            let y = y.clone();
+            move || get(&y).unwrap()
+        });
+        drop(future);
+        assert_eq!(other.join().unwrap(), 2);
+        // An operation runs once per evaluation.
+        assert!((2..=4).contains(&operation.runs.load(Ordering::Relaxed)));
+    });
+}
+
+/// What a dropped future has not begun is lazy again: computed by who asks next, and never twice by it.
+#[test]
+fn loom_a_future_dropped_against_the_worker_that_runs_it() {
+    loom::model(|| {
+        let pool = Pool::new(1);
+        let operation = sum();
+        let s = stream(&pool);
+        let x = lazy(&operation, &[], &s);
+        drop(x.eval_async());
+        s.synchronize();
+        let runs = operation.runs.load(Ordering::Relaxed);
+        match x.status() {
+            Status::Lazy(..) => assert_eq!(runs, 0),
+            Status::Done(_) => assert_eq!(runs, 1),
+            _ => panic!("neither lazy nor done behind its fence"),
+        }
+        assert_eq!(get(&x).unwrap(), 1);
+        assert_eq!(operation.runs.load(Ordering::Relaxed), 1);
     });
 }
 

@@ -2,13 +2,17 @@
 //!
 //! ```text
 //!   Lazy(recipe) ----> Scheduled(fence) ----> Ready(tensors)
-//!                                      \----> Failed(error)
+//!       ^                   |          \----> Failed(error)
+//!       +-- called off -----+
 //!   Placeholder
 //! ```
 //!
-//! - I1: `Lazy -> Scheduled` happens once, in `Node::claim`, under the lock of the node's stream's
-//!   queue; the recipe moves into the command.
-//! - `Scheduled -> Ready | Failed` happens once, when that command has run.
+//! - I1: `Lazy -> Scheduled` happens once per evaluation, in `Node::claim`, under the lock of the node's
+//!   stream's queue; the recipe moves into the command.
+//! - `Scheduled -> Ready | Failed` happens once, when that command has run. Where the evaluation that
+//!   scheduled the node has been called off before another has joined it (`future`), the command gives
+//!   the recipe back instead, before its fence completes: the node has then not run, and is lazy
+//!   again. Evaluations that cannot be called off, those of `eval` and `async_eval`, never do this.
 //! - All outputs of one operation share one node.
 //! - A placeholder, the input of a function that is being traced, never has a value.
 
@@ -20,6 +24,7 @@ use smallvec::SmallVec;
 use crate::array::Array;
 use crate::cancel::Limits;
 use crate::error::{Error, ErrorKind, Result};
+use crate::future::Evaluation;
 #[cfg(not(loom))]
 use crate::graph::Graph;
 #[cfg(not(loom))]
@@ -111,6 +116,18 @@ pub(crate) struct Scheduled {
     pub(crate) fence: Fence,
     /// Those of the call that it belongs to, where they may end it early.
     pub(crate) options: Option<Arc<CallOptions>>,
+    /// The evaluation that scheduled it, where that can be called off.
+    pub(crate) evaluation: Option<Arc<Evaluation>>,
+}
+
+/// What [`Node::claim`] found.
+pub(crate) enum Claim {
+    /// The node was lazy: what computes it.
+    Command(Box<dyn Command>),
+    /// Another evaluation has scheduled it.
+    Scheduled(Scheduled),
+    /// There is nothing to do.
+    Done,
 }
 
 impl Node {
@@ -165,22 +182,33 @@ impl Node {
         }
     }
 
-    /// Takes the recipe if nobody has, leaving `fence`. Called under the lock of the stream's
-    /// queue (I1).
-    pub(crate) fn claim(self: &Arc<Node>, fence: Fence) -> Option<Box<dyn Command>> {
+    /// Takes the recipe if nobody has, leaving `fence` and the evaluation. Called under the lock of the
+    /// stream's queue (I1).
+    pub(crate) fn claim(
+        self: &Arc<Node>,
+        fence: Fence,
+        evaluation: Option<&Arc<Evaluation>>,
+    ) -> Claim {
         let mut state = self.state.lock();
-        let State::Lazy(recipe) = &*state else {
-            return None;
+        let recipe = match &*state {
+            State::Lazy(recipe) => recipe,
+            State::Scheduled(scheduled) => return Claim::Scheduled(scheduled.clone()),
+            _ => return Claim::Done,
         };
         let options = recipe.options.is_limited();
         let options = options.then(|| Arc::clone(&recipe.options));
-        let scheduled = State::Scheduled(Scheduled { fence, options });
+        let scheduled = State::Scheduled(Scheduled {
+            fence,
+            options,
+            evaluation: evaluation.cloned(),
+        });
         match std::mem::replace(&mut *state, scheduled) {
-            State::Lazy(recipe) => Some(Box::new(NodeCommand {
+            State::Lazy(recipe) => Claim::Command(Box::new(NodeCommand {
                 node: Arc::clone(self),
                 recipe,
+                evaluation: evaluation.cloned(),
             })),
-            _ => None,
+            _ => Claim::Done,
         }
     }
 
@@ -189,6 +217,10 @@ impl Node {
             Ok(tensors) => State::Ready(tensors.into_iter().collect()),
             Err(error) => State::Failed(error),
         };
+        self.change(new);
+    }
+
+    fn change(&self, new: State) {
         // The old state (a fence) is dropped after the lock is.
         let _old = std::mem::replace(&mut *self.state.lock(), new);
     }
@@ -219,6 +251,7 @@ impl Drop for Node {
 struct NodeCommand {
     node: Arc<Node>,
     recipe: Recipe,
+    evaluation: Option<Arc<Evaluation>>,
 }
 
 impl Command for NodeCommand {
@@ -234,15 +267,27 @@ impl Command for NodeCommand {
     }
 
     fn run(self: Box<Self>, pool: &Pool, permit: &mut CorePermit<'_>) {
-        let NodeCommand { node, recipe } = *self;
-        let result = compute(&node, &recipe, pool, permit);
-        node.publish(result);
+        let NodeCommand {
+            node,
+            recipe,
+            evaluation,
+        } = *self;
+        let evaluation = evaluation.as_deref();
+        let result = compute(&node, &recipe, evaluation, pool, permit);
+        match result {
+            // Nobody asks for the value any more, or why it is not there.
+            Err(_) if evaluation.is_some_and(Evaluation::is_called_off) => {
+                node.change(State::Lazy(recipe));
+            }
+            result => node.publish(result),
+        }
     }
 }
 
 fn compute(
     node: &Node,
     recipe: &Recipe,
+    evaluation: Option<&Evaluation>,
     pool: &Pool,
     permit: &mut CorePermit<'_>,
 ) -> Result<Vec<Tensor>> {
@@ -251,6 +296,7 @@ fn compute(
     let _command = trace::command(stream, || recipe.executable.label());
     let limits = Limits {
         options: &recipe.options,
+        evaluation,
     };
     limits.check(name)?;
     let mut inputs = SmallVec::<[Tensor; 4]>::new();

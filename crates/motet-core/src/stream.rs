@@ -146,6 +146,24 @@ impl Fence {
     fn is_done(&self) -> bool {
         self.strand.completed.load(Ordering::Acquire) >= self.at
     }
+
+    /// Has `parker` woken when it completes, or a turn is given back before; false if it is done.
+    pub(crate) fn watch(&self, parker: &Arc<Parker>) -> bool {
+        let mut queue = self.strand.queue.lock();
+        if self.is_done() {
+            return false;
+        }
+        queue.waiters.push(Waiter::Sleeper {
+            at: self.at,
+            parker: Arc::clone(parker),
+        });
+        true
+    }
+
+    /// Whether there is a worker to run the stream. If not, who needs it has to.
+    pub(crate) fn has_workers(&self) -> bool {
+        self.strand.pool.has_workers()
+    }
 }
 
 /// Waits for a fence, helping: runs the streams that it depends on when nobody does (I5). Comes back
@@ -227,8 +245,8 @@ impl Turn {
 }
 
 enum Waiter {
-    /// A thread that sleeps until `at` completes or the turn is given back.
-    Thread { at: u64, parker: Arc<Parker> },
+    /// A thread or a task that sleeps until `at` completes or the turn is given back.
+    Sleeper { at: u64, parker: Arc<Parker> },
     /// A stream that is parked until `at` completes.
     Stream { at: u64, strand: Arc<Strand> },
 }
@@ -265,7 +283,7 @@ impl Strand {
                     return Progress::Reached;
                 }
                 let parker = parker.get_or_insert_with(Default::default);
-                queue.waiters.push(Waiter::Thread {
+                queue.waiters.push(Waiter::Sleeper {
                     at: until,
                     parker: Arc::clone(parker),
                 });
@@ -400,13 +418,13 @@ impl Task for Strand {
 impl Waiter {
     fn at(&self) -> u64 {
         match self {
-            Waiter::Thread { at, .. } | Waiter::Stream { at, .. } => *at,
+            Waiter::Sleeper { at, .. } | Waiter::Stream { at, .. } => *at,
         }
     }
 
     fn wake(&self) {
         match self {
-            Waiter::Thread { parker, .. } => parker.unpark(),
+            Waiter::Sleeper { parker, .. } => parker.unpark(),
             Waiter::Stream { strand, .. } => strand.resume(),
         }
     }

@@ -120,6 +120,22 @@ impl Pool {
         self.shared.submit(task);
     }
 
+    /// Whether a worker is there to run what is submitted. Starts one where none is; there is none in a
+    /// forked child, and where the system has no more threads.
+    pub(crate) fn has_workers(&self) -> bool {
+        if self.shared.cores.orphaned() {
+            return false;
+        }
+        let mut jobs = self.shared.jobs.lock();
+        if jobs.workers == 0 {
+            let missing = self.shared.hire(&mut jobs, 1);
+            drop(jobs);
+            self.shared.start(missing);
+            jobs = self.shared.jobs.lock();
+        }
+        jobs.workers > 0
+    }
+
     /// Takes a core for the calling thread; waits in line while `cores` threads have one. A thread
     /// that has one already gets a permit at once.
     pub fn enter(&self) -> CorePermit<'_> {

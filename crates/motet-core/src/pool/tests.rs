@@ -257,7 +257,10 @@ fn interrupted(pool: &Pool, options: &CallOptions, end: &(dyn Fn() + Sync)) -> u
             end();
         }
     };
-    let limits = Limits { options };
+    let limits = Limits {
+        options,
+        evaluation: None,
+    };
     let caught = catch_unwind(AssertUnwindSafe(|| {
         limits.within(|| pool.for_each_tile(1000, COSTLY, &tile));
     }));
@@ -299,6 +302,9 @@ fn what_is_made_for_others_does_not_end_with_the_call_that_makes_it() {
         deadline: Some(std::time::Instant::now()),
         ..Default::default()
     };
-    let limits = Limits { options: &options };
+    let limits = Limits {
+        options: &options,
+        evaluation: None,
+    };
     limits.within(|| unlimited(|| runs_each_once(&pool, 100)));
 }
