@@ -43,18 +43,8 @@ use crate::sync::atomic::{AtomicU8, Ordering};
 /// begun is not begun, a plan or kernel that runs for it ends at its next step or tile, and those
 /// arrays are lazy again, for anyone to evaluate later. What another evaluation shares with it goes on.
 ///
-/// ```
-/// # fn main() -> motet::Result<()> {
-/// # tokio::runtime::Builder::new_multi_thread().build().unwrap().block_on(async {
-/// use motet::prelude::*;
-/// let double = motet::compile(|x| Ok(vec![&x[0] * 2]));
-/// let outputs = double.call(&[array!([1.0, 2.0])])?;
-/// motet::eval_async(&outputs).await?;
-/// assert_eq!(outputs[0].to_vec::<f32>()?, [2.0, 4.0]);
-/// # Ok(())
-/// # })
-/// # }
-/// ```
+/// Calls made by a task go to the default stream of the thread that it is on just then, where they stand
+/// in line: give models that are to run at the same time streams of their own (`Function::on`).
 ///
 /// # Errors
 /// The future's result is that of [`eval`](crate::eval::eval). A cancel token wakes it; a deadline does

@@ -52,6 +52,23 @@
 //! # Ok::<(), motet::Error>(())
 //! ```
 //!
+//! Tasks of an async runtime await [`eval_async`], which keeps none of its threads; dropping the future
+//! calls the work off. Calls that are to end early for other reasons get a token or a deadline:
+//! [`Function::cancelled_by`], [`Function::deadline`].
+//!
+//! ```
+//! # fn main() -> motet::Result<()> {
+//! # tokio::runtime::Builder::new_multi_thread().build().unwrap().block_on(async {
+//! use motet::prelude::*;
+//! let double = motet::compile(|x| Ok(vec![&x[0] * 2]));
+//! let outputs = double.call(&[array!([1.0, 2.0])])?;
+//! motet::eval_async(&outputs).await?;
+//! assert_eq!(outputs[0].to_vec::<f32>()?, [2.0, 4.0]);
+//! # Ok(())
+//! # })
+//! # }
+//! ```
+//!
 //! Work goes to [`Stream`]s: what one is given it does in order, and different ones run at the same
 //! time. Threads need not know of them: each has a default stream of its own.
 //!

@@ -331,3 +331,35 @@ fn a_waker_that_panics_harms_its_own_task_alone() {
     assert_eq!(array.item::<f32>().unwrap(), 1.0);
     assert!(poll_once(&mut future).is_ready());
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn s37_a_forked_child_awaits_though_it_has_no_workers() {
+    const NAME: &str = "s37_a_forked_child_awaits_though_it_has_no_workers";
+    if std::env::var_os("MOTET_TEST_CHILD").is_some() {
+        let (watched, on) = (Watched::new(), stream());
+        // The parent's worker has run.
+        motet::async_eval(&[watched.apply(&[], &on)]).unwrap();
+        on.synchronize();
+        // SAFETY: the child only computes and leaves by `_exit`; the C library sees to it that a forked
+        // child can allocate.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let array = watched.apply(&[], &on);
+            let done = matches!(poll_once(&mut array.eval_async()), Poll::Ready(Ok(())));
+            // SAFETY: ends the child at once, without running the parent's exit handlers.
+            unsafe { libc::_exit(if done { 0 } else { 1 }) }
+        }
+        let mut status = 0;
+        // SAFETY: `status` outlives the call.
+        let waited = unsafe { libc::waitpid(pid, &mut status, 0) };
+        assert_eq!((waited, status), (pid, 0));
+        std::process::exit(0);
+    }
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", NAME, "--nocapture"])
+        .env("MOTET_TEST_CHILD", "1")
+        .output()
+        .unwrap();
+    assert_eq!(child.status.code(), Some(0), "{child:?}");
+}
