@@ -257,13 +257,17 @@ struct NodeCommand {
 impl Command for NodeCommand {
     fn blocked_on(&self) -> Option<Fence> {
         let own = self.node.stream.as_ref()?;
-        self.recipe.inputs.iter().find_map(|input| {
+        let fence = self.recipe.inputs.iter().find_map(|input| {
             match input.status() {
                 // What is before it on its own stream has run.
                 Status::Scheduled(other) if !own.same(&other.fence) => Some(other.fence),
                 _ => None,
             }
-        })
+        });
+        // Of an evaluation that was called off an input may have been given back, and scheduled again
+        // behind this command: to wait for that would not point back in time (I2). Looked at after the
+        // input, so that it is seen then.
+        fence.filter(|_| !is_called_off(&self.evaluation))
     }
 
     fn run(self: Box<Self>, pool: &Pool, permit: &mut CorePermit<'_>) {
@@ -272,16 +276,16 @@ impl Command for NodeCommand {
             recipe,
             evaluation,
         } = *self;
-        let evaluation = evaluation.as_deref();
-        let result = compute(&node, &recipe, evaluation, pool, permit);
-        match result {
+        match compute(&node, &recipe, evaluation.as_deref(), pool, permit) {
             // Nobody asks for the value any more, or why it is not there.
-            Err(_) if evaluation.is_some_and(Evaluation::is_called_off) => {
-                node.change(State::Lazy(recipe));
-            }
+            Err(_) if is_called_off(&evaluation) => node.change(State::Lazy(recipe)),
             result => node.publish(result),
         }
     }
+}
+
+fn is_called_off(evaluation: &Option<Arc<Evaluation>>) -> bool {
+    evaluation.as_ref().is_some_and(|e| e.is_called_off())
 }
 
 fn compute(
