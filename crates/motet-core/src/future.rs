@@ -52,8 +52,8 @@ use crate::sync::atomic::{AtomicU8, Ordering};
 /// executor's own timeout is what wakes in time.
 pub fn eval_async(arrays: &[Array]) -> EvalFuture {
     let mut future = EvalFuture {
-        // Taken from the end.
-        arrays: arrays.iter().rev().cloned().collect(),
+        arrays: arrays.to_vec(),
+        done: 0,
         evaluation: Arc::default(),
         submitted: false,
         parker: Arc::default(),
@@ -77,8 +77,9 @@ impl Array {
 /// An evaluation under way; [`eval_async`] makes it.
 #[must_use = "the evaluation is called off when this is dropped"]
 pub struct EvalFuture {
-    /// What has not been seen done, the next one last.
     arrays: Vec<Array>,
+    /// How many of them have been seen done.
+    done: usize,
     evaluation: Arc<Evaluation>,
     /// Whether all that the arrays need is scheduled.
     submitted: bool,
@@ -130,12 +131,12 @@ impl EvalFuture {
                 Ok(()) => {}
                 Err(Obstacle::CalledOff(fence)) => return Some(fence),
                 Err(Obstacle::Failed(error)) => {
-                    self.arrays.clear();
+                    self.done = self.arrays.len();
                     self.result = Err(error);
                 }
             }
         }
-        while let Some(array) = self.arrays.last() {
+        while let Some(array) = self.arrays.get(self.done) {
             if let Err(error) = match array.status() {
                 Status::Scheduled(scheduled) => match self.ended(&scheduled.options) {
                     None => return Some(scheduled.fence),
@@ -151,7 +152,7 @@ impl EvalFuture {
             } {
                 self.result = std::mem::replace(&mut self.result, Ok(())).and(Err(error));
             }
-            self.arrays.pop();
+            self.done += 1;
             self.sleeper = None;
         }
         None
