@@ -137,7 +137,7 @@ impl EvalFuture {
             }
         }
         while let Some(array) = self.arrays.get(self.done) {
-            if let Err(error) = match array.status() {
+            let result = match array.status() {
                 Status::Scheduled(scheduled) => match self.ended(&scheduled.options) {
                     None => return Some(scheduled.fence),
                     Some(error) => Err(error),
@@ -149,9 +149,8 @@ impl EvalFuture {
                     "eval",
                     "the array is not there after its evaluation",
                 )),
-            } {
-                self.result = std::mem::replace(&mut self.result, Ok(())).and(Err(error));
-            }
+            };
+            self.result = std::mem::replace(&mut self.result, Ok(())).and(result);
             self.done += 1;
             self.sleeper = None;
         }
