@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::slice::from_ref;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
@@ -130,7 +131,7 @@ fn s13_one_client_cancels_while_others_synchronise_clear_the_cache_and_drop_a_mo
                 for round in 0..30 {
                     let token = CancelToken::new();
                     let request = function.cancelled_by(&token);
-                    let outputs = request.call(std::slice::from_ref(&kept.input)).unwrap();
+                    let outputs = request.call(from_ref(&kept.input)).unwrap();
                     async_eval(&outputs).unwrap();
                     (0..round * 10).for_each(|_| thread::yield_now());
                     token.cancel();
@@ -145,7 +146,7 @@ fn s13_one_client_cancels_while_others_synchronise_clear_the_cache_and_drop_a_mo
             s.spawn(|| {
                 for _ in 0..5 {
                     let dropped = model("tiny", compiled);
-                    let input = std::slice::from_ref(&dropped.input);
+                    let input = from_ref(&dropped.input);
                     let outputs = dropped.function.on(&on).call(input).unwrap();
                     async_eval(&outputs).unwrap();
                 }
@@ -173,7 +174,7 @@ fn s14_disconnect_during_a_cold_prefill_and_immediate_retry() {
                 let request = s.spawn(|| {
                     let request = function.cancelled_by(&token);
                     start.wait();
-                    request.call(std::slice::from_ref(&kept.input))?[0].to_vec::<f32>()
+                    request.call(from_ref(&kept.input))?[0].to_vec::<f32>()
                 });
                 start.wait();
                 (0..round * round * 10).for_each(|_| thread::yield_now());
@@ -193,12 +194,12 @@ fn s32_cancelled_before_it_is_evaluated() {
     let (watched, token) = (Watched::new(), CancelToken::new());
     let shared = watched.apply(&[], &stream());
     let options = cancelled_by(&token);
-    let ours = apply(watched.clone(), &[shared.clone()], &stream(), &options);
+    let ours = apply(watched.clone(), from_ref(&shared), &stream(), &options);
     token.cancel();
     assert_eq!(kind(ours.eval()), Some(ErrorKind::Cancelled));
     // Nothing was begun for it, and what it shares is there for others.
     assert_eq!(watched.runs(), 0);
-    let theirs = watched.apply(std::slice::from_ref(&shared), &stream());
+    let theirs = watched.apply(from_ref(&shared), &stream());
     assert_eq!(theirs.item::<f32>().unwrap(), 2.0);
 }
 
@@ -217,9 +218,9 @@ fn s32_cancelled_while_a_kernel_runs() {
     });
     let on = stream();
     let options = cancelled_by(&token);
-    let ours = apply(kernel.clone(), &[shared.clone()], &on, &options);
-    let after = apply(watched.clone(), &[ours.clone()], &on, &options);
-    let theirs = watched.apply(std::slice::from_ref(&shared), &on);
+    let ours = apply(kernel.clone(), from_ref(&shared), &on, &options);
+    let after = apply(watched.clone(), from_ref(&ours), &on, &options);
+    let theirs = watched.apply(from_ref(&shared), &on);
     thread::scope(|s| {
         let ours = s.spawn(|| after.eval());
         let theirs = s.spawn(|| theirs.item::<f32>());
@@ -245,7 +246,7 @@ fn s32_cancelled_by_the_one_that_has_scheduled_what_others_wait_for() {
     let shared = gate.operation.apply(&[], &on);
     let ours = apply(
         watched.clone(),
-        &[shared.clone()],
+        from_ref(&shared),
         &on,
         &cancelled_by(&token),
     );
@@ -268,7 +269,7 @@ fn s32_cancelled_after_it_is_done() {
     on_both_paths(|compiled| {
         let (kept, token) = (model("tiny", compiled), CancelToken::new());
         let request = kept.function.cancelled_by(&token);
-        let outputs = request.call(std::slice::from_ref(&kept.input)).unwrap();
+        let outputs = request.call(from_ref(&kept.input)).unwrap();
         outputs[0].eval().unwrap();
         token.cancel();
         assert_eq!(outputs[0].to_vec::<f32>().unwrap(), kept.check());
@@ -292,7 +293,7 @@ fn s32_cancelled_at_any_moment_while_others_call_the_same_function() {
                     }
                 });
                 let request = kept.function.cancelled_by(&token);
-                let outputs = request.call(std::slice::from_ref(&kept.input)).unwrap();
+                let outputs = request.call(from_ref(&kept.input)).unwrap();
                 match outputs[0].to_vec::<f32>() {
                     Ok(values) => assert_eq!(values, alone),
                     Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled),
@@ -445,7 +446,7 @@ fn s34_a_deadline_at_any_moment_leaves_the_function_as_it_was() {
         for round in 0..60 {
             let deadline = Instant::now() + Duration::from_micros(round * 50);
             let request = kept.function.deadline(deadline);
-            let outputs = request.call(std::slice::from_ref(&kept.input)).unwrap();
+            let outputs = request.call(from_ref(&kept.input)).unwrap();
             match outputs[0].to_vec::<f32>() {
                 Ok(values) => assert_eq!(values, alone),
                 Err(error) => assert_eq!(error.kind(), ErrorKind::DeadlineExceeded),
