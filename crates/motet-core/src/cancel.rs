@@ -2,12 +2,12 @@
 //!
 //! | who | when |
 //! |---|---|
-//! | a command | before it starts, and between the steps of a plan ([`Limits::check`]) |
-//! | a kernel, on each of its threads | before every tile ([`check_tile`]) |
+//! | a command | before it starts, and between the steps of a plan (`Limits::check`) |
+//! | a kernel, on each of its threads | before every tile (`check_tile`) |
 //! | what gives work to a device that runs behind its launches | as it does ([`submit`]) |
 //! | a thread that waits for the call | between the commands that it runs; asleep, it is woken |
 //!
-//! The thread that runs a command knows the command's limits by a thread-local ([`Limits::within`]),
+//! The thread that runs a command knows the command's limits by a thread-local (`Limits::within`),
 //! which regions carry on to their helpers. Calls without limits cost a check for null per tile; with
 //! a token or a future it is a load of a word that is written once, with a deadline a look at the
 //! clock, 25 ns, where tiles take ten microseconds and more.

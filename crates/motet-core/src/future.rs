@@ -1,6 +1,6 @@
 //! Evaluation as a future, and how it is called off.
 //!
-//! What a future has scheduled remembers its [`Evaluation`]:
+//! What a future has scheduled remembers its `Evaluation`:
 //!
 //! ```text
 //!          another evaluation needs a node of it
@@ -68,7 +68,7 @@ pub fn eval_async(arrays: &[Array]) -> EvalFuture {
 
 impl Array {
     /// Computes the array: the future is done when it is. See
-    /// [`eval_async`](crate::future::eval_async).
+    /// [`eval_async`].
     pub fn eval_async(&self) -> EvalFuture {
         eval_async(std::slice::from_ref(self))
     }
