@@ -19,7 +19,7 @@ pub mod future;
 pub mod graph;
 pub mod kernel;
 pub mod memory;
-#[cfg(all(test, loom))]
+#[cfg(all(test, loom, not(shuttle)))]
 mod models;
 pub mod node;
 #[cfg(not(loom))]
@@ -31,6 +31,8 @@ pub mod program;
 #[cfg(not(loom))]
 pub mod random;
 pub mod shape;
+#[cfg(all(test, shuttle))]
+mod shuttled;
 pub mod stream;
 mod sync;
 pub mod tensor;

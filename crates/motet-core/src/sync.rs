@@ -1,15 +1,22 @@
 //! Locks, atomics and threads for the concurrent modules: std's, or loom's when the models run
-//! (`RUSTFLAGS="--cfg loom"`), so that the code that is checked is the code that ships.
+//! (`RUSTFLAGS="--cfg loom"`), or shuttle's (`RUSTFLAGS="--cfg loom --cfg shuttle"`), so that the code
+//! that is checked is the code that ships. Loom looks at every interleaving of a few steps, shuttle
+//! at many interleavings of many steps.
 //!
 //! # Lock ranks
 //!
 //! A thread takes locks in rising rank only, never two of one rank, and holds none while it runs a
 //! kernel, runs foreign code or waits (I4). [`Mutex`] asserts this in debug builds.
 
-#[cfg(loom)]
+#[cfg(all(loom, not(shuttle)))]
 pub(crate) use loom::{
     sync::{Condvar, MutexGuard, atomic},
-    thread,
+    thread, thread_local,
+};
+#[cfg(shuttle)]
+pub(crate) use shuttle::{
+    sync::{Condvar, MutexGuard, atomic},
+    thread, thread_local,
 };
 #[cfg(not(loom))]
 pub(crate) use std::{
@@ -17,8 +24,10 @@ pub(crate) use std::{
     thread,
 };
 
-#[cfg(loom)]
+#[cfg(all(loom, not(shuttle)))]
 use loom::sync::Mutex as RawMutex;
+#[cfg(shuttle)]
+use shuttle::sync::Mutex as RawMutex;
 #[cfg(not(loom))]
 use std::sync::Mutex as RawMutex;
 

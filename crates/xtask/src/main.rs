@@ -79,11 +79,14 @@ enum Task {
         #[arg(long, default_value_t = u64::MAX)]
         programs: u64,
     },
-    /// Run the model checker's models of the concurrent modules.
+    /// Run loom's models of the concurrent modules, and random evaluations under shuttle.
     Models {
-        /// The most preemptions in an interleaving.
+        /// The most preemptions in an interleaving of loom's.
         #[arg(long, default_value_t = 2)]
         preemptions: usize,
+        /// The number of interleavings of each test of shuttle's.
+        #[arg(long, default_value_t = 10_000)]
+        schedules: usize,
     },
 }
 
@@ -119,7 +122,10 @@ fn main() -> ExitCode {
             let seed = seed.unwrap_or_else(from_clock);
             conformance::stress::run(seed, threads as usize, time, programs)
         }
-        Task::Models { preemptions } => models(root, preemptions),
+        Task::Models {
+            preemptions,
+            schedules,
+        } => models(root, preemptions, schedules),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -219,12 +225,19 @@ fn fuzz(root: &Path, seconds: u64, seed: u64) -> Result<(), String> {
         .env("MOTET_FUZZ_SEED", seed.to_string()))
 }
 
-fn models(root: &Path, preemptions: usize) -> Result<(), String> {
-    run(cargo(root)
-        .args(["test", "--package", "motet-core", "--lib", "--release"])
-        .args(["--target-dir", "target/loom", "loom_"])
-        .env("RUSTFLAGS", "--cfg loom")
-        .env("LOOM_MAX_PREEMPTIONS", preemptions.to_string()))
+fn models(root: &Path, preemptions: usize, schedules: usize) -> Result<(), String> {
+    for (flags, tests) in [
+        ("--cfg loom", "loom_"),
+        ("--cfg loom --cfg shuttle", "shuttle_"),
+    ] {
+        run(cargo(root)
+            .args(["test", "--package", "motet-core", "--lib", "--release"])
+            .args(["--target-dir", "target/loom", tests])
+            .env("RUSTFLAGS", flags)
+            .env("LOOM_MAX_PREEMPTIONS", preemptions.to_string())
+            .env("MOTET_SHUTTLE_SCHEDULES", schedules.to_string()))?;
+    }
+    Ok(())
 }
 
 fn cargo(root: &Path) -> Command {

@@ -259,7 +259,7 @@ mod tests {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, loom, not(shuttle)))]
 mod loom_models {
     use super::*;
     use loom::sync::atomic::{AtomicUsize, Ordering};

@@ -32,7 +32,7 @@ use crate::sync::{Condvar, Mutex, Rank, assert_unlocked};
 use crate::trace::{self, Cause};
 
 #[cfg(loom)]
-use loom::thread_local;
+use crate::sync::thread_local;
 
 thread_local! {
     /// The address of the budget that this thread has a core of, 0 for none.

@@ -28,7 +28,7 @@
 //! [`Pool::for_each_tile`] is for kernels, [`Pool::submit`] and [`Pool::enter`] for streams.
 
 mod cores;
-#[cfg(all(test, loom))]
+#[cfg(all(test, loom, not(shuttle)))]
 mod models;
 mod region;
 #[cfg(all(test, not(loom)))]

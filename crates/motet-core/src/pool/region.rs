@@ -29,7 +29,7 @@ use crate::sync::{Condvar, Mutex, Rank, assert_unlocked};
 use crate::trace::{self, Cause, Owner};
 
 #[cfg(loom)]
-use loom::thread_local;
+use crate::sync::thread_local;
 
 thread_local! {
     /// Whether this thread is running tiles.

@@ -21,7 +21,7 @@
 //!
 //! An event is recorded when it ends. What has not ended when the recording does is not in it.
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, loom, not(shuttle)))]
 mod models;
 #[cfg(all(test, not(loom)))]
 mod tests;
