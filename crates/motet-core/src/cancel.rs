@@ -35,10 +35,11 @@ use crate::future::Evaluation;
 use crate::options::CallOptions;
 use crate::parker::Parker;
 use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::thread::LocalKey;
 use crate::sync::{Condvar, Mutex, Rank, assert_unlocked};
 
 #[cfg(loom)]
-use loom::thread_local;
+use crate::sync::thread_local;
 
 thread_local! {
     /// The limits of the command that this thread runs or helps; null where there are none.
@@ -246,11 +247,6 @@ pub(crate) unsafe fn within<R>(limits: Current, work: impl FnOnce() -> R) -> R {
     work()
 }
 
-#[cfg(loom)]
-type LocalKey<T> = loom::thread::LocalKey<T>;
-#[cfg(not(loom))]
-type LocalKey<T> = std::thread::LocalKey<T>;
-
 /// Gives a thread-local its former value back, also when unwinding.
 struct Restore<T: Copy + 'static>(&'static LocalKey<Cell<T>>, T);
 
@@ -287,7 +283,7 @@ pub(crate) fn cancelled(name: &str) -> Error {
     Error::new(ErrorKind::Cancelled, name, "the call was cancelled")
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, loom, not(shuttle)))]
 mod loom_models {
     use super::*;
     use loom::cell::UnsafeCell;

@@ -12,13 +12,14 @@ use std::sync::Arc;
 use shuttle::rand::{Rng, thread_rng};
 
 use crate::array::Array;
+use crate::cancel::CancelToken;
 use crate::device::Device;
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::eval::{async_eval, eval};
 use crate::memory::Buffer;
 use crate::node::Executable;
-use crate::options::{CallOptions, CancelToken};
+use crate::options::CallOptions;
 use crate::pool::Pool;
 use crate::shape::Spec;
 use crate::stream::Stream;
