@@ -17,12 +17,13 @@
 //! - I2: a command is enqueued after all that it waits for, so every fence in `Parked` points back
 //!   in time, and chains of parked streams end at one that can run.
 //! - I3: whoever gives a turn back while commands remain lists the stream or parks it at a fence
-//!   whose completion lists it. Whoever enqueues goes on to wait (and runs it) or to list it.
+//!   whose completion lists it. Whoever enqueues goes on to wait (and runs it) or to list it; who comes
+//!   back from waiting early, as its call has ended, lists it then.
 //! - I4: the queue's lock is held for a few moves only: never while a command runs, and never
 //!   together with another stream's.
 //! - I5: `wait` runs the stream that it waits for whenever nobody else does, and first what that
-//!   one is parked at. A waiter that sleeps is woken when its fence completes and whenever the
-//!   turn that it found held is given back.
+//!   one is parked at. A waiter that sleeps, thread or task, is woken when its fence completes and
+//!   whenever the turn that it found held is given back. Tasks leave the running to the workers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
