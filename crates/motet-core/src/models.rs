@@ -14,7 +14,7 @@ use crate::device::Device;
 use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::eval::{async_eval, eval};
-use crate::future::EvalFuture;
+use crate::future::{EvalFuture, eval_async};
 use crate::memory::Heap;
 use crate::node::{Executable, Status};
 use crate::options::CallOptions;
@@ -370,6 +370,23 @@ fn loom_a_future_dropped_against_the_worker_that_runs_it() {
         }
         assert_eq!(get(&x).unwrap(), 1);
         assert_eq!(operation.runs.load(Ordering::Relaxed), 1);
+    });
+}
+
+/// I2: a command that was called off stands in line on `t` while its input, given back, is scheduled
+/// again on `s` behind what waits for `t`. If it waited for its input, nobody could go on.
+#[test]
+fn loom_a_command_that_was_called_off_waits_for_nobody() {
+    loom::model(|| {
+        let pool = Pool::new(1);
+        let operation = sum();
+        let (s, t) = (stream(&pool), stream(&pool));
+        let a = lazy(&operation, &[], &s);
+        let b = lazy(&operation, std::slice::from_ref(&a), &t);
+        let c = lazy(&operation, &[], &t);
+        let d = lazy(&operation, &[c], &s);
+        drop(b.eval_async());
+        block_on(eval_async(&[d, a])).unwrap();
     });
 }
 
