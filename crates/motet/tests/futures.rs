@@ -199,37 +199,6 @@ fn what_was_called_off_can_be_awaited_again_before_it_is_given_back() {
     assert_eq!(watched.runs(), 2);
 }
 
-/// A command that was called off, whose input has been scheduled again behind what waits for the command's
-/// stream: it must not wait for that input.
-#[test]
-fn what_was_called_off_waits_for_nobody() {
-    let ((first, first_begun, open_first), (second, second_begun, open_second)) = (gate(), gate());
-    let (s, t) = (stream(), stream());
-    let watched = Watched::new();
-    let busy = [first.apply(&[], &s), second.apply(&[], &t)];
-    std::thread::scope(|scope| {
-        for busy in &busy {
-            scope.spawn(|| busy.eval().unwrap());
-        }
-        first_begun.recv().unwrap();
-        second_begun.recv().unwrap();
-        let a = watched.apply(&[], &s);
-        let b = watched.apply(std::slice::from_ref(&a), &t);
-        drop(b.eval_async());
-        open_first.send(()).unwrap();
-        s.synchronize();
-        // `a` is lazy again; `b` stands in line on `t`.
-        let c = watched.apply(&[], &t);
-        let d = watched.apply(&[c], &s);
-        let both = eval_async(&[d.clone(), a.clone()]);
-        open_second.send(()).unwrap();
-        runtime(1).block_on(both).unwrap();
-        assert_eq!(d.item::<f32>().unwrap(), 2.0);
-        assert_eq!(watched.runs(), 3);
-        assert_eq!(b.item::<f32>().unwrap(), 2.0);
-    });
-}
-
 /// A kernel of many tiles, the fourth of which says so and waits.
 struct Tiled {
     tiles: AtomicUsize,
