@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use crate::backend::backend;
 use crate::device::Device;
 use crate::error::Result;
-use crate::pool::Pool;
+use crate::pool::{Pool, Priority};
 use crate::stream::Stream;
 
 thread_local! {
@@ -38,8 +38,16 @@ impl Defaults {
 /// # Errors
 /// Where no backend for the device is there.
 pub fn new_stream(device: Device) -> Result<Stream> {
+    new_stream_with_priority(device, Priority::default())
+}
+
+/// A new stream whose work is so urgent, where its calls do not say otherwise.
+///
+/// # Errors
+/// Where no backend for the device is there.
+pub fn new_stream_with_priority(device: Device, priority: Priority) -> Result<Stream> {
     backend(device)?;
-    Ok(Stream::with_pool(device, Pool::global().clone()))
+    Ok(Stream::with_pool(device, Pool::global().clone(), priority))
 }
 
 /// The calling thread's default device.

@@ -18,7 +18,7 @@ use crate::future::{EvalFuture, eval_async};
 use crate::memory::Heap;
 use crate::node::{Executable, Status};
 use crate::options::CallOptions;
-use crate::pool::Pool;
+use crate::pool::{Pool, Priority};
 use crate::shape::Spec;
 use crate::stream::Stream;
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -98,7 +98,7 @@ fn apply(
 }
 
 fn stream(pool: &Arc<Pool>) -> Stream {
-    Stream::with_pool(Device::CPU, Arc::clone(pool))
+    Stream::with_pool(Device::CPU, Arc::clone(pool), Priority::Normal)
 }
 
 fn get(array: &Array) -> Result<u32> {

@@ -30,7 +30,7 @@ use crate::graph::Graph;
 #[cfg(not(loom))]
 use crate::ops::Primitive;
 use crate::options::CallOptions;
-use crate::pool::{CorePermit, Pool};
+use crate::pool::{CorePermit, Pool, Priority};
 use crate::shape::Spec;
 use crate::stream::{Command, Fence, Stream};
 use crate::sync::{Mutex, Rank};
@@ -268,6 +268,10 @@ impl Command for NodeCommand {
         // behind this command: to wait for that would not point back in time (I2). Looked at after the
         // input, so that it is seen then.
         fence.filter(|_| !is_called_off(&self.evaluation))
+    }
+
+    fn priority(&self) -> Option<Priority> {
+        self.recipe.options.priority
     }
 
     fn run(self: Box<Self>, pool: &Pool, permit: &mut CorePermit<'_>) {

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::cancel::{CancelToken, cancelled};
 use crate::error::{Error, ErrorKind, Result};
+use crate::pool::Priority;
 use crate::stream::Stream;
 
 /// Options of a call, and of all that is computed for it: of a function's call that is every
@@ -19,6 +20,8 @@ pub struct CallOptions {
     /// [`DeadlineExceeded`](ErrorKind::DeadlineExceeded): between two steps or two tiles of a step,
     /// as a cancellation would. A thread that waits for the call returns at this time.
     pub deadline: Option<Instant>,
+    /// How urgent the call is; by default as urgent as its stream.
+    pub priority: Option<Priority>,
 }
 
 impl CallOptions {

@@ -34,7 +34,7 @@ use crate::device::Device;
 use crate::error::Result;
 use crate::options::CallOptions;
 use crate::parker::Parker;
-use crate::pool::{CorePermit, Pool, Task};
+use crate::pool::{CorePermit, Pool, Priority, Task};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Guard, Mutex, Rank, assert_unlocked};
 use crate::trace::{self, Cause};
@@ -48,12 +48,13 @@ pub struct Stream(Arc<Strand>);
 
 impl Stream {
     /// A stream whose work is run by the threads of `pool` and by those that wait for it.
-    pub fn with_pool(device: Device, pool: Arc<Pool>) -> Stream {
+    pub fn with_pool(device: Device, pool: Arc<Pool>, priority: Priority) -> Stream {
         // Ids name streams in messages; nothing is ordered by them: Relaxed.
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         Stream(Arc::new(Strand {
             id: NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
             device,
+            priority,
             pool,
             queue: Mutex::new(Rank::Stream, Queue::default()),
             completed: AtomicU64::new(0),
@@ -63,6 +64,11 @@ impl Stream {
     /// The device that the stream's commands run on.
     pub fn device(&self) -> Device {
         self.0.device
+    }
+
+    /// How urgent the stream's commands are where their calls do not say it.
+    pub fn priority(&self) -> Priority {
+        self.0.priority
     }
 
     /// Waits until everything that the stream has been given so far is done, running it where
@@ -131,6 +137,9 @@ impl std::fmt::Debug for Stream {
 pub(crate) trait Command: Send {
     /// A fence of another stream that has to complete first.
     fn blocked_on(&self) -> Option<Fence>;
+
+    /// How urgent its call is; `None` leaves that to the stream.
+    fn priority(&self) -> Option<Priority>;
 
     /// Does the work and publishes its results. Does not panic.
     fn run(self: Box<Self>, pool: &Pool, permit: &mut CorePermit<'_>);
@@ -214,6 +223,7 @@ pub(crate) fn wait(fence: Fence, options: Option<&CallOptions>) -> Result<()> {
 struct Strand {
     id: u64,
     device: Device,
+    priority: Priority,
     pool: Arc<Pool>,
     queue: Mutex<Queue>,
     /// Mirror of the count of completed commands, for checking a fence without the lock. Release
@@ -264,6 +274,9 @@ enum Progress {
 }
 
 impl Strand {
+    /// A worker runs what there is, and gives way to other streams between two commands.
+    const ALL: u64 = u64::MAX;
+
     /// Runs commands up to `until` if the turn can be had. The caller's parker is made when it is
     /// first needed.
     fn advance(
@@ -304,7 +317,7 @@ impl Strand {
     fn run(self: &Arc<Strand>, until: u64, options: Option<&CallOptions>) -> Progress {
         // Sleeping for a core with the turn in hand is the one exception to I4: whoever holds a
         // core always gets on, so this ends.
-        let mut permit = self.pool.enter();
+        let mut permit = self.pool.enter(Task::priority(&**self));
         loop {
             let mut queue = self.queue.lock();
             if self.completed.load(Ordering::Relaxed) >= until {
@@ -341,9 +354,14 @@ impl Strand {
                 continue;
             }
             assert_unlocked();
+            permit.set_priority(command.priority().unwrap_or(self.priority));
             command.run(&self.pool, &mut permit);
             self.complete_one();
             permit.yield_to_waiters();
+            if until == Strand::ALL && self.pool.has_task_first() {
+                self.give_back(self.queue.lock());
+                return Progress::Reached;
+            }
         }
     }
 
@@ -412,7 +430,14 @@ impl Task for Strand {
             }
             queue.turn = Turn::Held;
         }
-        Strand::run(&self, u64::MAX, None);
+        Strand::run(&self, Strand::ALL, None);
+    }
+
+    /// That of the next command.
+    fn priority(&self) -> Priority {
+        let queue = self.queue.lock();
+        let next = queue.commands.front().and_then(|next| next.priority());
+        next.unwrap_or(self.priority)
     }
 }
 

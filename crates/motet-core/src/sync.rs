@@ -61,6 +61,8 @@ impl<T> Mutex<T> {
         let held = ranks::Held::enter(self.rank);
         Guard {
             raw: Some(self.raw.lock().unwrap_or_else(|e| e.into_inner())),
+            #[cfg(loom)]
+            mutex: self,
             _held: held,
         }
     }
@@ -69,6 +71,8 @@ impl<T> Mutex<T> {
 /// Access to what a [`Mutex`] guards.
 pub(crate) struct Guard<'a, T> {
     raw: Option<MutexGuard<'a, T>>,
+    #[cfg(loom)]
+    mutex: &'a Mutex<T>,
     _held: ranks::Held,
 }
 
@@ -80,13 +84,22 @@ impl<'a, T> Guard<'a, T> {
         self
     }
 
-    /// As [`wait`](Guard::wait), but for so long at most. A loom model waits without end.
-    pub(crate) fn wait_for(mut self, condvar: &Condvar, time: std::time::Duration) -> Guard<'a, T> {
+    /// Waits as [`wait`](Self::wait) does, for about so long at most.
+    #[cfg(not(loom))]
+    pub(crate) fn wait_for(mut self, condvar: &Condvar, time: std::time::Duration) -> Self {
         let raw = self.raw.take().expect("a guard holds its mutex");
-        let (raw, _timed_out) = condvar
-            .wait_timeout(raw, time)
-            .unwrap_or_else(|e| e.into_inner());
-        self.raw = Some(raw);
+        let woken = condvar.wait_timeout(raw, time);
+        self.raw = Some(woken.unwrap_or_else(|e| e.into_inner()).0);
+        self
+    }
+
+    /// Time passes at once, as loom has no clock: others run, and the wait is over.
+    #[cfg(loom)]
+    pub(crate) fn wait_for(mut self, _: &Condvar, _: std::time::Duration) -> Self {
+        let mutex = self.mutex;
+        drop(self.raw.take());
+        thread::yield_now();
+        self.raw = Some(mutex.raw.lock().unwrap_or_else(|e| e.into_inner()));
         self
     }
 }

@@ -16,16 +16,28 @@ pub const REGION_MIN_NS: usize = 20_000;
 /// been compared yet.
 pub const REGION_SPINS: usize = 200;
 
-/// How long a thread may keep a core that others wait for. A hand-over takes about 20 us of two
-/// cores, and who comes back finds its caches cold: of 8 threads on 2 cores that call a transformer
-/// of 31 ms or a pass over 16 MB, those with a quantum of 1 ms did 11 and 22 % less than those with
-/// 8 ms. It is also how long a thread may have to wait for each of those before it.
+/// How long a thread may compute on a core that others wait for, within one call. A hand-over takes
+/// about 20 us of two cores, and who comes back finds its caches cold: of 8 threads on 2 cores that
+/// call a transformer of 31 ms or a pass over 16 MB, those with a quantum of 1 ms did 11 and 22 %
+/// less than those with 8 ms. It is also how long a thread may have to wait for each of those before
+/// it.
 pub const CORE_QUANTUM: Duration = Duration::from_millis(8);
 
-/// How long a core is left to the thread that gave it back, rather than to helpers of others. Between
-/// two calls a thread needs a few microseconds; a helper that took its core then makes it wait for a
-/// tile and a wake-up, which cost two threads on two cores a tenth of their time.
+/// How long a thread may come back to a core that others wait for, between calls. Calls of a few
+/// microseconds would otherwise take as long as a hand-over each.
+pub const CORE_LEASE: Duration = Duration::from_micros(500);
+
+/// How long a core is left to the thread that gave it back, rather than to others or to helpers.
+/// Between two calls a thread needs a few microseconds; a helper that took its core then makes it
+/// wait for a tile and a wake-up, which cost two threads on two cores a tenth of their time.
 pub const CORE_ABSENCE: Duration = Duration::from_micros(100);
+
+/// How much longer than urgent work work of normal priority waits for a core where both want it:
+/// several quanta, as that is how long a thread may be in line.
+pub const NORMAL_PATIENCE: Duration = Duration::from_millis(50);
+
+/// The same for work in the background. It is also what bounds how long that may wait.
+pub const BACKGROUND_PATIENCE: Duration = Duration::from_millis(200);
 
 /// How long a worker that has helped a region looks out for the next before it sleeps. Waking it
 /// takes about 20 us, and the steps of a plan follow each other within a few: with a sleep between

@@ -15,7 +15,7 @@ use motet_core::export::reader::ExportedFile;
 use motet_core::graph::{Graph, Node};
 use motet_core::node::{Definition, Executable};
 use motet_core::options::CallOptions;
-use motet_core::pool::Pool;
+use motet_core::pool::{Pool, Priority};
 use motet_core::shape::Spec;
 use motet_core::stream::Stream;
 use motet_core::tensor::Tensor;
@@ -32,6 +32,8 @@ use crate::export::save;
 pub fn import_function(path: impl AsRef<Path>) -> Result<Function> {
     let path = path.as_ref();
     let stem = path.file_stem().unwrap_or_default();
+    // On a core that nobody else wants: models are loaded beside others that serve.
+    let _core = Pool::global().enter(Priority::Background);
     Ok(Function {
         name: stem.to_string_lossy().into(),
         file: Arc::new(ExportedFile::open(path)?),
@@ -150,6 +152,12 @@ impl Function {
     /// ```
     pub fn cancelled_by(&self, token: &CancelToken) -> Function {
         self.with_options(|options| options.cancel = Some(token.clone()))
+    }
+
+    /// The function with calls that are so urgent, whatever stream they run on: where threads wait
+    /// for cores, urgent calls are let in first, and between two steps or tiles of others.
+    pub fn priority(&self, priority: Priority) -> Function {
+        self.with_options(|options| options.priority = Some(priority))
     }
 
     /// Calls with positional inputs. The outputs are lazy.
@@ -293,6 +301,9 @@ impl Function {
                 }
                 None => Arc::clone(&self.file.functions[*index]),
             };
+            // As in `import_function`; not while a closure is traced, which may wait for anything.
+            let priority = self.options.priority.unwrap_or(Priority::Background);
+            let _core = Pool::global().enter(priority);
             let plan = Plan::build(&graph, specs, true)?;
             let label = Arc::new(FunctionLabel {
                 name: Arc::clone(&self.name),

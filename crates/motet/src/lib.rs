@@ -138,8 +138,8 @@ pub use io::{
 pub use motet_core::array::{Array, Operand};
 pub use motet_core::cancel::CancelToken;
 pub use motet_core::context::{
-    StreamContext, current_stream, default_device, default_stream, new_stream, set_default_device,
-    with_stream,
+    StreamContext, current_stream, default_device, default_stream, new_stream,
+    new_stream_with_priority, set_default_device, with_stream,
 };
 pub use motet_core::device::{Device, DeviceType};
 pub use motet_core::dtype::{Dtype, Element};
@@ -148,6 +148,7 @@ pub use motet_core::eval::{async_eval, eval};
 pub use motet_core::future::{EvalFuture, eval_async};
 pub use motet_core::kernel::{Quantization, QuantizationMode};
 pub use motet_core::options::CallOptions;
+pub use motet_core::pool::Priority;
 pub use motet_core::shape::{Shape, Spec};
 pub use motet_core::stream::Stream;
 

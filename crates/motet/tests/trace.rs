@@ -13,7 +13,7 @@ use common::{Model, Watched, model};
 use motet::prelude::*;
 use motet::trace::{self, Cause, Event, ThreadEvents, Timeline, What};
 use motet_core::node::Executable;
-use motet_core::pool::Pool;
+use motet_core::pool::{Pool, Priority};
 use motet_core::shape::Spec;
 use motet_core::tensor::Tensor;
 
@@ -205,7 +205,7 @@ impl Executable for Yields {
 fn a_wait_for_a_core_is_recorded() {
     let _turn = one_at_a_time();
     let pool = Pool::new(1);
-    let on = || Stream::with_pool(Device::CPU, Arc::clone(&pool));
+    let on = || Stream::with_pool(Device::CPU, Arc::clone(&pool), Priority::Normal);
     let x = Array::from_slice(&[1.0f32], []).unwrap();
     let yields = Arc::new(Yields(AtomicBool::new(false)));
     let recording = trace::start().unwrap();

@@ -89,7 +89,10 @@ impl Plan {
                 let seen = executor::see(&step.name, view, inputs.first()?, outputs.first()?);
                 seen.ok()?.map(|tensor| vec![tensor])
             }
-            Kind::Kernel(_) => executor::run_step(backend, step, inputs, outputs, pool).ok(),
+            Kind::Kernel(_) => {
+                pool.yield_to_waiters();
+                executor::run_step(backend, step, inputs, outputs, pool).ok()
+            }
         };
         let mut ir = passes::common_subexpressions(passes::dead_code(ir));
         if fuse {
@@ -104,13 +107,14 @@ impl Plan {
         }
         let pack = |tensor: &Tensor| executor::row_major(backend, tensor, pool);
         let placed = place(passes::dead_code(ir), backend, &pack)?;
-        Plan::from_placed(placed, outputs, backend)
+        Plan::from_placed(placed, outputs, backend, pool)
     }
 
     fn from_placed(
         mut placed: Placed,
         outputs: Vec<Spec>,
         backend: &'static dyn Backend,
+        pool: &Pool,
     ) -> Result<Plan> {
         // A kernel that writes no elements has nothing to do.
         let writes =
@@ -127,7 +131,11 @@ impl Plan {
         let prepared: Vec<Box<dyn backend::Step>> = placed
             .kernels
             .iter()
-            .map(|kernel| prepare(kernel, &placed.constants, backend))
+            .map(|kernel| {
+                // Preparing packs weights, which takes long.
+                pool.yield_to_waiters();
+                prepare(kernel, &placed.constants, backend)
+            })
             .collect::<Result<_>>()?;
 
         // Temporaries that results lie in are allocations of their own; the others, and the scratch

@@ -1,25 +1,37 @@
 //! The core budget: at most as many threads run commands as there are cores.
 //!
+//! What becomes of a core:
+//!
 //! ```text
-//!              balance > 0                      given back, nobody waits
-//!   outside ------------------------> running ----------------------------> outside
-//!      |  balance <= 0                  ^   |  given back, somebody waits
-//!      +------> waiting in line --------+   +------> its core is the first waiter's
-//!                (first in, first out)
+//!            taken                        given back, nobody waits
+//!   Free --------------> With a thread ------------------------------> Free
+//!                         |    ^   ^ |
+//!        given back,      |    |   | |  given back by a thread that is likely to be back at once
+//!        somebody waits   |    |   | +---------------------------> Kept
+//!                         v    |   |     it is back                 |
+//!            With the first    |   +--------------------------------+
+//!              in the line     +---- it stays away: with the first in the line, or with anyone
 //! ```
 //!
 //! Invariants:
-//! - `balance` is the number of free cores, less the number of threads that wait or are on the way
-//!   to the line. So while anybody waits it is not positive, and nobody can overtake the line.
-//! - Whoever gives a core back and finds the balance negative owes it to the line: it serves the
-//!   first waiter, or leaves the core in `spare` for the one that has announced itself and not
-//!   arrived yet. `spare` is zero while there are waiters in the line.
+//! - `state` counts free cores, kept ones, and threads in the line, in one word that changes in one
+//!   step: a core is in one place, and no more threads run than there are cores.
+//! - While anybody is in the line no core is free: a core is freed in a step that finds the line
+//!   empty, and who joins the line does so in a step that finds no core free. So no wake-up is lost
+//!   and nobody overtakes the line, but for those who come back to a core that was kept.
+//! - The line's length changes under its lock alone, together with `state`.
+//! - A kept core is not forgotten: the first in the line looks after it, and so does everyone who
+//!   finds no core free. Which thread a kept core was kept for does not matter to any of this.
 //! - A thread that has a core gets further permits for nothing: it never waits for itself.
 //!
-//! Two times keep cores from changing hands more often than that pays; they decide when something
-//! happens, and nothing above depends on them. Whoever has a core keeps it for a quantum, though
-//! others wait. And what another thread gave back a moment ago is left to it, as it is likely between
-//! two calls: helpers come only when it stays away.
+//! The line is ordered by due times: arrival plus the [patience](Priority::patience) of the
+//! priority. A thread with a core has a due time, too; whoever has an earlier one gets the core at
+//! the thread's next boundary, between two steps or two tiles. Others get it when the thread has had
+//! it for a quantum.
+//!
+//! Times decide when something happens, and no invariant depends on them. A core changes hands in
+//! about 20 us, which is as much as several small calls: that is why it is kept for a thread that
+//! gives it back soon after it got it, and why the first in the line has to look.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -27,41 +39,68 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{Condvar, Mutex, Rank, assert_unlocked};
+use super::Priority;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Condvar, Guard, Mutex, Rank, assert_unlocked};
 use crate::trace::{self, Cause};
 
 #[cfg(loom)]
 use crate::sync::thread_local;
 
 thread_local! {
-    /// The address of the budget that this thread has a core of, 0 for none.
+    /// What this thread has to do with the budget that it used last.
     #[allow(clippy::missing_const_for_thread_local, reason = "loom's macro takes no const block")]
-    static HELD: Cell<usize> = Cell::new(0);
+    static SEAT: Cell<Seat> = Cell::new(Seat::default());
 }
+
+/// What a thread has to do with a budget.
+#[derive(Clone, Copy, Default)]
+struct Seat {
+    /// The address of the budget.
+    cores: usize,
+    /// Whether the thread has a core.
+    held: bool,
+    /// Whether a core was kept when it gave its own back.
+    kept: bool,
+    priority: Priority,
+    /// When it got a core. Who comes back at once to the one that it gave back has had it meanwhile.
+    since: Nanos,
+    /// What the line is ordered by.
+    due: Nanos,
+    /// When it gave its core back.
+    left: Nanos,
+}
+
+/// Nanoseconds after the budget was made.
+pub(super) type Nanos = u64;
 
 /// Tells threads that live from each other.
 fn this_thread() -> usize {
-    HELD.with(|held| std::ptr::from_ref(held).addr())
+    SEAT.with(|seat| std::ptr::from_ref(seat).addr())
 }
 
 pub(super) struct Cores {
-    balance: AtomicIsize,
-    line: Mutex<Line>,
+    state: AtomicU64,
+    line: Mutex<VecDeque<Arc<Waiter>>>,
+    /// The due time of the first in the line, and no time where it is empty. A hint: Relaxed.
+    first_due: AtomicU64,
     /// The process that made this: in a forked child the threads that held cores are gone.
     process: u32,
     times: Times,
-    /// Which thread gave a core back last, and when (nanoseconds after `start`). Hints: Relaxed.
+    /// Which thread gave a core back last, when, and when the last was kept. Hints: Relaxed.
     last_giver: AtomicUsize,
     last_given: AtomicU64,
+    last_kept: AtomicU64,
     start: Instant,
 }
 
 /// How long cores stay where they are.
 #[derive(Clone, Copy)]
 pub(super) struct Times {
-    /// How long a thread may keep a core that others wait for.
+    /// How long a thread may compute on a core that others wait for, within one call.
     pub(super) quantum: Duration,
+    /// How long it may come back to one between calls.
+    pub(super) lease: Duration,
     /// How long a core is left to the thread that gave it back.
     pub(super) absence: Duration,
     /// How long a worker that has helped looks out for more before it sleeps.
@@ -72,17 +111,61 @@ impl Times {
     /// Cores go to who wants them at once; no clock is read. For models and tests.
     pub(super) const NONE: Times = Times {
         quantum: Duration::ZERO,
+        lease: Duration::ZERO,
         absence: Duration::ZERO,
         lookout: Duration::ZERO,
     };
 }
 
-struct Line {
-    waiters: VecDeque<Arc<Waiter>>,
-    spare: usize,
+/// How many cores are where: [`Cores::state`] taken apart.
+#[derive(Clone, Copy)]
+struct State {
+    free: u16,
+    kept: u16,
+    waiting: u32,
+}
+
+impl State {
+    fn pack(self) -> u64 {
+        u64::from(self.free) | u64::from(self.kept) << 16 | u64::from(self.waiting) << 32
+    }
+
+    fn unpack(word: u64) -> State {
+        State {
+            free: word as u16,
+            kept: (word >> 16) as u16,
+            waiting: (word >> 32) as u32,
+        }
+    }
+
+    fn take_free(self) -> Option<State> {
+        let free = self.free.checked_sub(1)?;
+        Some(State { free, ..self })
+    }
+
+    fn add_free(self) -> Option<State> {
+        let free = self.free.checked_add(1)?;
+        Some(State { free, ..self })
+    }
+
+    fn take_kept(self) -> Option<State> {
+        let kept = self.kept.checked_sub(1)?;
+        Some(State { kept, ..self })
+    }
+
+    fn add_kept(self) -> Option<State> {
+        let kept = self.kept.checked_add(1)?;
+        Some(State { kept, ..self })
+    }
+
+    fn leave_line(self) -> Option<State> {
+        let waiting = self.waiting.checked_sub(1)?;
+        Some(State { waiting, ..self })
+    }
 }
 
 struct Waiter {
+    due: Nanos,
     /// Written and read under the line's lock.
     served: AtomicBool,
     condvar: Condvar,
@@ -93,79 +176,105 @@ pub struct CorePermit<'a> {
     cores: &'a Cores,
     /// Whether it has a core of its own, or shares that of an outer one.
     owns: bool,
-    /// What [`HELD`] was before.
-    outer: usize,
+    /// What the thread had before.
+    outer: Seat,
     /// Whether the thread may want a core again at once: not one that only helps.
     returns: bool,
-    /// When it was given.
-    since: Option<Instant>,
     /// It says something about the thread that it was made on.
     not_send: PhantomData<*const ()>,
 }
 
 impl CorePermit<'_> {
-    /// Lets those who wait for a core go first, if this thread has had it for long enough. Costs one
-    /// load when nobody waits.
-    pub fn yield_to_waiters(&mut self) {
-        let quantum = self.cores.times.quantum;
-        if self.cores.contended() && self.since.is_none_or(|since| since.elapsed() >= quantum) {
-            self.cores.give();
-            self.cores.take();
-            self.since = self.cores.now();
+    /// What the thread does next has this priority.
+    pub fn set_priority(&mut self, priority: Priority) {
+        let seat = seat();
+        if seat.priority != priority && self.cores.seated(&seat) {
+            SEAT.with(|cell| cell.set(self.cores.seat(seat.since, seat.since, priority)));
         }
+    }
+
+    /// Lets those who wait for a core go first, if they are due earlier or this thread has had it for
+    /// long enough. Costs one load when nobody waits.
+    pub fn yield_to_waiters(&mut self) {
+        self.cores.yield_to_waiters();
     }
 }
 
 impl Drop for CorePermit<'_> {
     fn drop(&mut self) {
-        HELD.with(|held| held.set(self.outer));
-        if self.owns {
-            if self.returns {
-                self.cores.note_given();
-            }
-            self.cores.give();
+        if !self.owns {
+            return;
         }
+        let (cores, seat) = (self.cores, seat());
+        let now = cores.now();
+        let mut keep = None;
+        if self.returns {
+            cores.note_given(now);
+            keep = cores.would_return(&seat, now).then_some(now);
+        }
+        let kept = cores.give(keep);
+        let left = Seat {
+            held: false,
+            kept,
+            left: now,
+            ..seat
+        };
+        // An outer permit of another budget is what counts for the thread again.
+        SEAT.with(|cell| cell.set(if self.outer.held { self.outer } else { left }));
     }
 }
 
 impl Cores {
     pub(super) fn new(count: usize, times: Times) -> Cores {
+        let all_free = State {
+            free: u16::try_from(count).unwrap_or(u16::MAX),
+            kept: 0,
+            waiting: 0,
+        };
         Cores {
-            balance: AtomicIsize::new(isize::try_from(count).unwrap_or(isize::MAX)),
-            line: Mutex::new(
-                Rank::Leaf,
-                Line {
-                    waiters: VecDeque::new(),
-                    spare: 0,
-                },
-            ),
+            state: AtomicU64::new(all_free.pack()),
+            line: Mutex::new(Rank::Leaf, VecDeque::new()),
+            first_due: AtomicU64::new(Nanos::MAX),
             process: std::process::id(),
             times,
             last_giver: AtomicUsize::new(0),
             last_given: AtomicU64::new(0),
+            last_kept: AtomicU64::new(0),
             start: Instant::now(),
         }
     }
 
-    /// Takes a core, waiting in line for it if need be.
-    pub(super) fn enter(&self) -> CorePermit<'_> {
+    /// Takes a core, waiting in line for it if need be. `returns` says that the thread is likely to
+    /// want one again soon after it gave it back.
+    pub(super) fn enter(&self, priority: Priority, returns: bool) -> CorePermit<'_> {
         assert_unlocked();
-        let owns = HELD.with(Cell::get) != self.address();
+        let outer = seat();
+        let owns = !self.seated(&outer);
         if owns {
-            self.take();
+            self.take(&outer, priority);
         }
-        self.permit(owns, true)
+        CorePermit {
+            cores: self,
+            owns,
+            outer,
+            returns,
+            not_send: PhantomData,
+        }
     }
 
     /// Takes a core if one is free.
     pub(super) fn try_enter(&self) -> Option<CorePermit<'_>> {
-        // Acquire: as in `take`.
-        self.balance
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |balance| {
-                (balance > 0).then(|| balance - 1)
-            })
-            .ok()
-            .map(|_| self.permit(true, false))
+        self.change(|state| self.unused(state)).then(|| {
+            let (outer, now) = (seat(), self.now());
+            SEAT.with(|cell| cell.set(self.seat(now, now, Priority::Background)));
+            CorePermit {
+                cores: self,
+                owns: true,
+                outer,
+                returns: false,
+                not_send: PhantomData,
+            }
+        })
     }
 
     pub(super) fn times(&self) -> Times {
@@ -174,39 +283,52 @@ impl Cores {
 
     /// How many cores nobody uses. A hint: Relaxed.
     pub(super) fn free(&self) -> usize {
-        usize::try_from(self.balance.load(Ordering::Relaxed)).unwrap_or(0)
+        let state = self.load();
+        let kept = if self.abandoned(state) { state.kept } else { 0 };
+        match state.waiting {
+            0 => usize::from(state.free) + usize::from(kept),
+            _ => 0,
+        }
     }
 
     /// How many cores nobody uses, less the one that another thread is likely to use again at once. A
     /// hint, as `free`.
     pub(super) fn idle(&self) -> usize {
-        let absence = self.times.absence;
-        if absence.is_zero() {
+        let absence = nanos(self.times.absence);
+        if absence == 0 {
             return self.free();
         }
         let giver = self.last_giver.load(Ordering::Relaxed);
-        let given = Duration::from_nanos(self.last_given.load(Ordering::Relaxed));
+        let given = self.last_given.load(Ordering::Relaxed);
         let another = giver != 0 && giver != this_thread();
-        let left = another && self.start.elapsed().saturating_sub(given) < absence;
+        let left = another && self.now().saturating_sub(given) < absence;
         self.free().saturating_sub(usize::from(left))
     }
 
-    fn note_given(&self) {
-        if !self.times.absence.is_zero() {
-            let nanos = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            self.last_given.store(nanos, Ordering::Relaxed);
-            self.last_giver.store(this_thread(), Ordering::Relaxed);
+    /// See [`CorePermit::yield_to_waiters`]; does nothing where the calling thread has no core.
+    pub(super) fn yield_to_waiters(&self) {
+        if self.contended() && self.goes_first(self.first_due()) {
+            self.give(None);
+            self.take(&Seat::default(), seat().priority);
         }
     }
 
-    /// The time, where it matters.
-    fn now(&self) -> Option<Instant> {
-        (!self.times.quantum.is_zero()).then(Instant::now)
+    /// Whether who is due at this time goes before the calling thread, which has a core: it is due
+    /// earlier, or the thread has had its core for a quantum.
+    pub(super) fn goes_first(&self, due: Nanos) -> bool {
+        let seat = seat();
+        let quantum = nanos(self.times.quantum);
+        self.seated(&seat) && (due < seat.due || self.now().saturating_sub(seat.since) >= quantum)
+    }
+
+    /// When who asks now is due.
+    pub(super) fn due(&self, priority: Priority) -> Nanos {
+        self.now().saturating_add(nanos(priority.patience()))
     }
 
     /// Whether somebody waits for a core. A hint, asked again at the next boundary: Relaxed.
     pub(super) fn contended(&self) -> bool {
-        self.balance.load(Ordering::Relaxed) < 0
+        self.load().waiting > 0
     }
 
     /// Whether this is a copy in a forked child. The workers and whoever waits or runs are then in
@@ -215,51 +337,188 @@ impl Cores {
         std::process::id() != self.process
     }
 
-    fn permit(&self, owns: bool, returns: bool) -> CorePermit<'_> {
-        CorePermit {
-            cores: self,
-            owns,
-            outer: HELD.with(|held| held.replace(self.address())),
-            returns,
-            since: self.now(),
-            not_send: PhantomData,
+    fn take(&self, before: &Seat, priority: Priority) {
+        let now = self.now();
+        let own = before.cores == self.address();
+        let (mut since, mut due) = (now, now.saturating_add(nanos(priority.patience())));
+        if own && before.kept && self.change(|state| state.take_kept())
+            || self.change(|state| (state.waiting == 0).then_some(state)?.take_free())
+        {
+            let at_once = now.saturating_sub(before.left) < nanos(self.times.absence);
+            if own && at_once && before.priority == priority {
+                (since, due) = (before.since, before.due);
+            }
+        } else if !self.orphaned() {
+            self.wait_in_line(due);
+            since = self.now();
         }
+        SEAT.with(|cell| {
+            cell.set(Seat {
+                due,
+                ..self.seat(since, since, priority)
+            })
+        });
     }
 
-    fn take(&self) {
-        // Acquire, with the Release in `give`: what ran on this core before happened before.
-        if self.balance.fetch_sub(1, Ordering::Acquire) > 0 || self.orphaned() {
-            return;
-        }
+    /// Waits until a core is this thread's, unless there is one.
+    fn wait_in_line(&self, due: Nanos) {
         let _wait = trace::wait(Cause::Core);
         let mut line = self.line.lock();
-        if line.spare > 0 {
-            line.spare -= 1;
+        let mut joined = false;
+        self.change(|state| {
+            let core = self.unused(state);
+            joined = core.is_none();
+            let waiting = state.waiting + 1;
+            Some(core.unwrap_or(State { waiting, ..state }))
+        });
+        if !joined {
             return;
         }
         let waiter = Arc::new(Waiter {
+            due,
             served: AtomicBool::new(false),
             condvar: Condvar::new(),
         });
-        line.waiters.push_back(Arc::clone(&waiter));
+        let at = line.partition_point(|other| other.due <= due);
+        line.insert(at, Arc::clone(&waiter));
+        self.note_first(&line);
         while !waiter.served.load(Ordering::Relaxed) {
-            line = line.wait(&waiter.condvar);
+            let is_first = line
+                .front()
+                .is_some_and(|first| Arc::ptr_eq(first, &waiter));
+            if !is_first || self.times.lease.is_zero() {
+                line = line.wait(&waiter.condvar);
+            } else if self.change(|state| self.abandoned(state).then_some(state)?.take_kept()) {
+                self.serve_first(line);
+                return;
+            } else {
+                line = line.wait_for(&waiter.condvar, self.times.absence);
+            }
         }
     }
 
-    fn give(&self) {
-        // Release: see `take`.
-        if self.balance.fetch_add(1, Ordering::Release) >= 0 || self.orphaned() {
-            return;
+    /// Gives a core back, or keeps it, since this time, for the calling thread: then true.
+    fn give(&self, keep: Option<Nanos>) -> bool {
+        if let Some(now) = keep {
+            self.last_kept.store(now, Ordering::Relaxed);
         }
-        let mut line = self.line.lock();
-        let Some(first) = line.waiters.pop_front() else {
-            line.spare += 1;
+        let mut kept = false;
+        let given = self.change(|state| {
+            kept = state.waiting > 0 && keep.is_some();
+            match state.waiting {
+                0 => state.add_free(),
+                _ if kept => state.add_kept(),
+                _ => None,
+            }
+        });
+        if given || self.orphaned() {
+            return kept;
+        }
+        let line = self.line.lock();
+        if line.is_empty() {
+            self.change(State::add_free);
+        } else {
+            self.serve_first(line);
+        }
+        false
+    }
+
+    /// The first in the line has a core from now on.
+    fn serve_first(&self, mut line: Guard<'_, VecDeque<Arc<Waiter>>>) {
+        let Some(first) = line.pop_front() else {
             return;
         };
+        self.change(|state| state.leave_line());
         first.served.store(true, Ordering::Relaxed);
+        self.note_first(&line);
+        // Who is the first now has to look after kept cores.
+        let next = line
+            .front()
+            .filter(|_| !self.times.lease.is_zero())
+            .cloned();
         drop(line);
         first.condvar.notify_one();
+        if let Some(next) = next {
+            next.condvar.notify_one();
+        }
+    }
+
+    /// Whether a thread that gives its core back should find it again if it returns at once: within
+    /// its lease, unless somebody is due earlier, and whenever it would be let in before the line.
+    fn would_return(&self, seat: &Seat, now: Nanos) -> bool {
+        let lease = nanos(self.times.lease);
+        let leased = now.saturating_sub(seat.since) < lease && self.first_due() >= seat.due;
+        let ahead = || now.saturating_add(nanos(seat.priority.patience())) < self.first_due();
+        lease > 0 && (leased || ahead())
+    }
+
+    fn note_given(&self, now: Nanos) {
+        if !self.times.absence.is_zero() {
+            self.last_given.store(now, Ordering::Relaxed);
+            self.last_giver.store(this_thread(), Ordering::Relaxed);
+        }
+    }
+
+    fn note_first(&self, line: &VecDeque<Arc<Waiter>>) {
+        let due = line.front().map_or(Nanos::MAX, |first| first.due);
+        self.first_due.store(due, Ordering::Relaxed);
+    }
+
+    fn first_due(&self) -> Nanos {
+        self.first_due.load(Ordering::Relaxed)
+    }
+
+    /// The state without a core that nobody uses, where there is one and nobody waits for it.
+    fn unused(&self, state: State) -> Option<State> {
+        match state.waiting {
+            0 if state.free == 0 && self.abandoned(state) => state.take_kept(),
+            0 => state.take_free(),
+            _ => None,
+        }
+    }
+
+    /// Whether there are kept cores, and nobody has come back for one for a while.
+    fn abandoned(&self, state: State) -> bool {
+        let kept = self.last_kept.load(Ordering::Relaxed);
+        state.kept > 0 && self.now().saturating_sub(kept) >= nanos(self.times.absence)
+    }
+
+    fn load(&self) -> State {
+        State::unpack(self.state.load(Ordering::Relaxed))
+    }
+
+    /// Replaces the state in one step, unless `to` refuses.
+    fn change(&self, mut to: impl FnMut(State) -> Option<State>) -> bool {
+        // Release by who gives a core, Acquire by who takes it: what ran on it before happened
+        // before. Which of the two this is, `to` knows.
+        let packed = |word| to(State::unpack(word)).map(State::pack);
+        let order = (Ordering::AcqRel, Ordering::Relaxed);
+        self.state.fetch_update(order.0, order.1, packed).is_ok()
+    }
+
+    fn seat(&self, since: Nanos, due_from: Nanos, priority: Priority) -> Seat {
+        Seat {
+            cores: self.address(),
+            held: true,
+            kept: false,
+            priority,
+            since,
+            due: due_from.saturating_add(nanos(priority.patience())),
+            left: 0,
+        }
+    }
+
+    /// Whether the thread of this seat has a core of this budget.
+    fn seated(&self, seat: &Seat) -> bool {
+        seat.held && seat.cores == self.address()
+    }
+
+    /// The time, where it matters.
+    fn now(&self) -> Nanos {
+        if self.times.quantum.is_zero() && self.times.lease.is_zero() {
+            return 0;
+        }
+        nanos(self.start.elapsed())
     }
 
     fn address(&self) -> usize {
@@ -272,9 +531,17 @@ impl Cores {
         self.process = self.process.wrapping_add(1);
     }
 
-    /// How many threads sleep in the line.
+    /// How many threads are in the line.
     #[cfg(all(test, not(loom)))]
     pub(super) fn waiting(&self) -> usize {
-        self.line.lock().waiters.len()
+        self.line.lock().len()
     }
+}
+
+fn seat() -> Seat {
+    SEAT.with(Cell::get)
+}
+
+fn nanos(time: Duration) -> Nanos {
+    Nanos::try_from(time.as_nanos()).unwrap_or(Nanos::MAX)
 }

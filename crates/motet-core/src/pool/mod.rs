@@ -30,6 +30,7 @@
 mod cores;
 #[cfg(all(test, loom, not(shuttle)))]
 mod models;
+mod priority;
 mod region;
 #[cfg(all(test, not(loom)))]
 mod tests;
@@ -38,12 +39,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 pub use cores::CorePermit;
+pub use priority::Priority;
 
 use crate::cancel::check_tile;
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, Rank, thread};
 use crate::tuning;
-use cores::{Cores, Times};
+use cores::{Cores, Nanos, Times};
 use region::Region;
 
 /// A piece of work for the workers' list.
@@ -51,6 +53,11 @@ pub trait Task: Send + Sync {
     /// Does the work, on a worker that has a core. Should not panic: what the task was to do after
     /// that is not done, though the pool is none the worse for it.
     fn run(self: Arc<Self>);
+
+    /// Which tasks go first.
+    fn priority(&self) -> Priority {
+        Priority::Normal
+    }
 }
 
 /// What the threads of a pool are called.
@@ -87,6 +94,7 @@ impl Pool {
             let cores = asked.filter(|&cores| cores > 0).unwrap_or_else(available);
             let times = Times {
                 quantum: tuning::CORE_QUANTUM,
+                lease: tuning::CORE_LEASE,
                 absence: tuning::CORE_ABSENCE,
                 lookout: tuning::WORKER_LOOKOUT,
             };
@@ -98,21 +106,29 @@ impl Pool {
     /// guess at the time that one takes: the caller works alone where help would cost more than it
     /// brings, or no core is free. The tiles are the same however many threads there are.
     ///
+    /// Between two tiles the caller lets those go first who wait for a core and are due earlier.
+    ///
     /// A panic in a tile goes on in the caller; some other tiles are then not run. Where the call that
     /// the thread works for is cancelled or late, this unwinds before the next tile.
     pub fn for_each_tile(&self, tiles: usize, tile_cost_ns: usize, run: &(dyn Fn(usize) + Sync)) {
         let helpers = self.shared.helpers(tiles, tile_cost_ns);
-        if helpers == 0 {
-            (0..tiles).for_each(|tile| {
-                check_tile();
-                run(tile);
-            });
-        } else {
-            Region::run(tiles, run, |region| self.shared.list(region, helpers));
+        let between = || self.yield_to_waiters();
+        if helpers > 0 {
+            let list = |region: &Arc<Region>| self.shared.list(region, helpers);
+            return Region::run(tiles, run, between, list);
+        }
+        for tile in 0..tiles {
+            // Not within a tile of another region, as the caller of that one may wait for it, with a
+            // core: who waits for a core must not be waited for by who has one.
+            if tile > 0 && !region::inside() {
+                between();
+            }
+            check_tile();
+            run(tile);
         }
     }
 
-    /// Puts a task on the workers' list: first in, first out.
+    /// Puts a task on the workers' list: by priority, then first in, first out.
     ///
     /// In a forked child it is dropped, as there are no workers: streams are then run by those who
     /// wait for them.
@@ -128,7 +144,7 @@ impl Pool {
         }
         let mut jobs = self.shared.jobs.lock();
         if jobs.workers == 0 {
-            let missing = self.shared.hire(&mut jobs, 1);
+            let missing = self.shared.hire(&mut jobs, 1, Priority::Normal);
             drop(jobs);
             self.shared.start(missing);
             jobs = self.shared.jobs.lock();
@@ -138,8 +154,20 @@ impl Pool {
 
     /// Takes a core for the calling thread; waits in line while `cores` threads have one. A thread
     /// that has one already gets a permit at once.
-    pub fn enter(&self) -> CorePermit<'_> {
-        self.shared.cores.enter()
+    pub fn enter(&self, priority: Priority) -> CorePermit<'_> {
+        self.shared.cores.enter(priority, true)
+    }
+
+    /// As [`CorePermit::yield_to_waiters`], for the core that the calling thread has; does nothing
+    /// where it has none.
+    pub fn yield_to_waiters(&self) {
+        self.shared.cores.yield_to_waiters();
+    }
+
+    /// Whether a task on the list should go before what the calling thread, a worker, does next.
+    pub(crate) fn has_task_first(&self) -> bool {
+        let due = self.shared.first_task.load(Ordering::Relaxed);
+        due != Nanos::MAX && self.shared.cores.goes_first(due)
     }
 }
 
@@ -158,14 +186,16 @@ struct Shared {
     cores: Cores,
     jobs: Mutex<Jobs>,
     wake: Condvar,
-    /// Mirrors of the lengths in `jobs`, read without the lock as hints: Relaxed.
+    /// Mirrors of what is in `jobs`, read without the lock as hints, Relaxed: the number of regions,
+    /// and when the first task is due (no time where there is none).
     regions: AtomicUsize,
-    tasks: AtomicUsize,
+    first_task: AtomicU64,
 }
 
 #[derive(Default)]
 struct Jobs {
-    tasks: VecDeque<Arc<dyn Task>>,
+    /// By the time when they are due.
+    tasks: VecDeque<Listing>,
     regions: Vec<Arc<Region>>,
     /// Workers that there are, and how many of them sleep or have been woken and not got here yet.
     workers: usize,
@@ -173,9 +203,17 @@ struct Jobs {
     stopped: bool,
 }
 
+/// A task on the list.
+struct Listing {
+    due: Nanos,
+    priority: Priority,
+    task: Arc<dyn Task>,
+}
+
 /// What a worker found to do.
 enum Job {
-    Tasks,
+    /// Tasks, the first of this priority.
+    Tasks(Priority),
     Help(Arc<Region>),
 }
 
@@ -187,7 +225,7 @@ impl Shared {
             jobs: Mutex::new(Rank::Leaf, Jobs::default()),
             wake: Condvar::new(),
             regions: AtomicUsize::new(0),
-            tasks: AtomicUsize::new(0),
+            first_task: AtomicU64::new(Nanos::MAX),
         }
     }
 
@@ -212,7 +250,8 @@ impl Shared {
         jobs.regions.push(Arc::clone(region));
         self.regions.store(jobs.regions.len(), Ordering::Relaxed);
         let asleep = jobs.asleep;
-        let missing = self.hire(&mut jobs, helpers.saturating_sub(asleep));
+        let missing = helpers.saturating_sub(asleep);
+        let missing = self.hire(&mut jobs, missing, Priority::Normal);
         drop(jobs);
         // From here on the region has to be taken off the list, whatever happens.
         let listed = Listed {
@@ -232,20 +271,34 @@ impl Shared {
         if self.cores.orphaned() {
             return;
         }
+        let priority = task.priority();
+        let due = self.cores.due(priority);
         let mut jobs = self.jobs.lock();
-        jobs.tasks.push_back(task);
-        self.tasks.store(jobs.tasks.len(), Ordering::Relaxed);
+        let at = jobs.tasks.partition_point(|other| other.due <= due);
+        let listing = Listing {
+            due,
+            priority,
+            task,
+        };
+        jobs.tasks.insert(at, listing);
+        self.note_first_task(&jobs);
         let missing = jobs.tasks.len().saturating_sub(jobs.asleep).min(1);
-        let missing = self.hire(&mut jobs, missing);
+        let missing = self.hire(&mut jobs, missing, priority);
         drop(jobs);
         self.wake.notify_one();
         self.start(missing);
     }
 
-    /// Counts up to `wanted` new workers, which [`Shared::start`] has to start without the lock.
-    fn hire(&self, jobs: &mut Jobs, wanted: usize) -> usize {
-        let most = (self.count - 1).max(1);
-        let hired = wanted.min(most - jobs.workers);
+    /// Counts up to `wanted` new workers, which [`Shared::start`] has to start without the lock. The
+    /// others may be in the middle of long tasks: urgent ones get workers beyond the usual number,
+    /// who compete for a core as all do.
+    fn hire(&self, jobs: &mut Jobs, wanted: usize, priority: Priority) -> usize {
+        let usual = (self.count - 1).max(1);
+        let most = match priority {
+            Priority::Urgent => usual + self.count,
+            _ => usual,
+        };
+        let hired = wanted.min(most.saturating_sub(jobs.workers));
         jobs.workers += hired;
         hired
     }
@@ -265,8 +318,8 @@ impl Shared {
     fn next_job(&self, mut awake: bool) -> Option<Job> {
         let mut jobs = self.jobs.lock();
         loop {
-            if !jobs.tasks.is_empty() {
-                return Some(Job::Tasks);
+            if let Some(first) = jobs.tasks.front() {
+                return Some(Job::Tasks(first.priority));
             }
             if jobs.stopped {
                 return None;
@@ -298,7 +351,7 @@ impl Shared {
         }
         let start = std::time::Instant::now();
         while self.regions.load(Ordering::Relaxed) == 0
-            && self.tasks.load(Ordering::Relaxed) == 0
+            && !self.has_tasks()
             && self.cores.free() > 0
             && start.elapsed() < self.cores.times().lookout
         {
@@ -306,11 +359,20 @@ impl Shared {
         }
     }
 
-    fn next_task(&self) -> Option<Arc<dyn Task>> {
+    fn next_task(&self) -> Option<Listing> {
         let mut jobs = self.jobs.lock();
-        let task = jobs.tasks.pop_front();
-        self.tasks.store(jobs.tasks.len(), Ordering::Relaxed);
-        task
+        let first = jobs.tasks.pop_front();
+        self.note_first_task(&jobs);
+        first
+    }
+
+    fn note_first_task(&self, jobs: &Jobs) {
+        let due = jobs.tasks.front().map_or(Nanos::MAX, |first| first.due);
+        self.first_task.store(due, Ordering::Relaxed);
+    }
+
+    fn has_tasks(&self) -> bool {
+        self.first_task.load(Ordering::Relaxed) != Nanos::MAX
     }
 
     /// How many helpers a region may have now.
@@ -320,9 +382,7 @@ impl Shared {
 
     /// Whether a helper of `region` should rather leave it.
     fn wanted_elsewhere(&self, region: &Region) -> bool {
-        self.cores.contended()
-            || self.tasks.load(Ordering::Relaxed) > 0
-            || region.helpers() > self.limit()
+        self.cores.contended() || self.has_tasks() || region.helpers() > self.limit()
     }
 }
 
@@ -351,10 +411,11 @@ impl Worker {
         while let Some(job) = shared.next_job(helped) {
             helped = matches!(job, Job::Help(_));
             match job {
-                Job::Tasks => {
-                    let mut permit = shared.cores.enter();
-                    while let Some(task) = shared.next_task() {
-                        task.run();
+                Job::Tasks(priority) => {
+                    let mut permit = shared.cores.enter(priority, false);
+                    while let Some(next) = shared.next_task() {
+                        permit.set_priority(next.priority);
+                        next.task.run();
                         permit.yield_to_waiters();
                     }
                 }
@@ -374,7 +435,7 @@ impl Drop for Worker {
         jobs.workers -= 1;
         // A task has panicked: somebody has to do the others.
         let missing = usize::from(std::thread::panicking() && !jobs.tasks.is_empty());
-        let missing = self.0.hire(&mut jobs, missing);
+        let missing = self.0.hire(&mut jobs, missing, Priority::Normal);
         drop(jobs);
         self.0.start(missing);
     }

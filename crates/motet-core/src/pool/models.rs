@@ -5,6 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +13,7 @@ use loom::thread;
 
 use super::cores::{Cores, Times};
 use super::region::Region;
-use super::{Pool, Task};
+use super::{Pool, Priority, Task};
 use crate::sync::{Condvar, Mutex, Rank};
 
 /// A region of `tiles` whose result cell is written when it has returned: nobody may read it then.
@@ -55,12 +56,17 @@ fn loom_region_with_helpers_that_come_at_any_time() {
     model(3, || {
         let mut helpers = Vec::new();
         check_region(2, |tile| {
-            Region::run(2, tile, |region| {
-                for _ in 0..2 {
-                    let region = Arc::clone(region);
-                    helpers.push(thread::spawn(move || region.help(2, || false)));
-                }
-            });
+            Region::run(
+                2,
+                tile,
+                || (),
+                |region| {
+                    for _ in 0..2 {
+                        let region = Arc::clone(region);
+                        helpers.push(thread::spawn(move || region.help(2, || false)));
+                    }
+                },
+            );
         });
         helpers.into_iter().for_each(|h| h.join().unwrap());
     });
@@ -71,10 +77,15 @@ fn loom_region_whose_helper_is_the_last() {
     model(5, || {
         let mut helper = None;
         check_region(2, |tile| {
-            Region::run(2, tile, |region| {
-                let region = Arc::clone(region);
-                helper = Some(thread::spawn(move || region.help(1, || false)));
-            });
+            Region::run(
+                2,
+                tile,
+                || (),
+                |region| {
+                    let region = Arc::clone(region);
+                    helper = Some(thread::spawn(move || region.help(1, || false)));
+                },
+            );
         });
         helper.unwrap().join().unwrap();
     });
@@ -85,10 +96,15 @@ fn loom_region_with_a_helper_that_leaves_early() {
     model(4, || {
         let mut helper = None;
         check_region(3, |tile| {
-            Region::run(3, tile, |region| {
-                let region = Arc::clone(region);
-                helper = Some(thread::spawn(move || region.help(1, || true)));
-            });
+            Region::run(
+                3,
+                tile,
+                || (),
+                |region| {
+                    let region = Arc::clone(region);
+                    helper = Some(thread::spawn(move || region.help(1, || true)));
+                },
+            );
         });
         helper.unwrap().join().unwrap();
     });
@@ -107,11 +123,16 @@ fn loom_region_that_unwinds_is_closed_to_late_helpers() {
         };
         let mut helper = None;
         let unwound = catch_unwind(AssertUnwindSafe(|| {
-            Region::run(2, &tile, |region| {
-                let region = Arc::clone(region);
-                helper = Some(thread::spawn(move || region.help(1, || false)));
-                resume_unwind(Box::new("listing failed"));
-            });
+            Region::run(
+                2,
+                &tile,
+                || (),
+                |region| {
+                    let region = Arc::clone(region);
+                    helper = Some(thread::spawn(move || region.help(1, || false)));
+                    resume_unwind(Box::new("listing failed"));
+                },
+            );
         }));
         assert!(unwound.is_err());
         // SAFETY: the region has unwound; loom checks that no tile reads any more.
@@ -139,10 +160,17 @@ fn loom_pool_second_region_finds_a_worker_in_any_state() {
     });
 }
 
+/// A core is kept for whoever gives it back, for as long as nobody looks.
+const KEPT: Times = Times {
+    lease: Duration::MAX,
+    ..Times::NONE
+};
+
 /// Runs `body` on `threads` threads, which share one core and a cell that only its holder touches.
-fn check_cores(threads: usize, body: fn(&Cores, &Shareable)) {
-    model(3, move || {
-        let cores = Arc::new((Cores::new(1, Times::NONE), Shareable(UnsafeCell::new(0))));
+fn check_cores(threads: usize, times: Times, body: fn(&Cores, &Shareable)) {
+    // Three threads have too many interleavings for more.
+    model(if threads > 2 { 2 } else { 4 }, move || {
+        let cores = Arc::new((Cores::new(1, times), Shareable(UnsafeCell::new(0))));
         let others: Vec<_> = (1..threads)
             .map(|_| {
                 let cores = Arc::clone(&cores);
@@ -163,16 +191,16 @@ fn occupy(cell: &Shareable) {
 
 #[test]
 fn loom_cores_are_handed_over_without_lost_wake_up() {
-    check_cores(3, |cores, cell| {
-        let _core = cores.enter();
+    check_cores(3, Times::NONE, |cores, cell| {
+        let _core = cores.enter(Priority::Normal, true);
         occupy(cell);
     });
 }
 
 #[test]
 fn loom_cores_yielded_come_back() {
-    check_cores(2, |cores, cell| {
-        let mut core = cores.enter();
+    check_cores(2, Times::NONE, |cores, cell| {
+        let mut core = cores.enter(Priority::Normal, true);
         occupy(cell);
         core.yield_to_waiters();
         occupy(cell);
@@ -181,11 +209,41 @@ fn loom_cores_yielded_come_back() {
 
 #[test]
 fn loom_cores_taken_without_waiting_are_counted() {
-    check_cores(3, |cores, cell| {
+    check_cores(3, Times::NONE, |cores, cell| {
         if let Some(_core) = cores.try_enter() {
             occupy(cell);
         }
-        let _core = cores.enter();
+        let _core = cores.enter(Priority::Normal, true);
+        occupy(cell);
+    });
+}
+
+/// Kept for a thread that stays away: whoever waits gets it all the same.
+#[test]
+fn loom_cores_that_are_kept_go_to_who_waits() {
+    check_cores(3, KEPT, |cores, cell| {
+        let _core = cores.enter(Priority::Normal, true);
+        occupy(cell);
+    });
+}
+
+#[test]
+fn loom_cores_that_are_kept_are_there_for_who_comes_back() {
+    check_cores(2, KEPT, |cores, cell| {
+        for _ in 0..2 {
+            let _core = cores.enter(Priority::Normal, true);
+            occupy(cell);
+        }
+    });
+}
+
+#[test]
+fn loom_cores_that_are_kept_are_counted_by_those_who_do_not_wait() {
+    check_cores(2, KEPT, |cores, cell| {
+        if let Some(_core) = cores.try_enter() {
+            occupy(cell);
+        }
+        let _core = cores.enter(Priority::Normal, true);
         occupy(cell);
     });
 }

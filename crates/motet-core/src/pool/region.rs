@@ -70,10 +70,12 @@ unsafe impl Sync for Region {}
 
 impl Region {
     /// Runs `tile` for each of `0..tiles`, together with whoever [helps](Region::help) the region
-    /// that `list` makes known. What `list` returns is dropped when no more help is needed.
+    /// that `list` makes known. What `list` returns is dropped when no more help is needed. The
+    /// caller calls `between` between two of its tiles.
     pub(super) fn run<L>(
         tiles: usize,
         tile: &(dyn Fn(usize) + Sync),
+        between: impl Fn(),
         list: impl FnOnce(&Arc<Region>) -> L,
     ) {
         assert_unlocked();
@@ -92,7 +94,11 @@ impl Region {
         // Closes also when `list` unwinds.
         let open = Open(&region);
         let listed = list(&region);
-        region.owner.tiles(|| region.work(|| false));
+        let between = || {
+            between();
+            false
+        };
+        region.owner.tiles(|| region.work(between));
         drop(listed);
         drop(open);
         let panics = std::mem::take(&mut *region.panics.lock());

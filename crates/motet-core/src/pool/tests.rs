@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::cores::Times;
-use super::{Pool, Shared, Task};
+use super::{Pool, Priority, Shared, Task};
 use crate::cancel::{CancelToken, Limits, unlimited};
 use crate::error::Error;
 use crate::options::CallOptions;
@@ -95,7 +95,7 @@ fn sixty_four_callers_never_run_on_more_cores_than_there_are() {
         for _ in 0..64 {
             scope.spawn(|| {
                 for _ in 0..20 {
-                    let mut core = pool.enter();
+                    let mut core = pool.enter(Priority::Normal);
                     pool.for_each_tile(16, COSTLY, &|_| {
                         assert!(running.fetch_add(1, Ordering::SeqCst) < 4);
                         running.fetch_sub(1, Ordering::SeqCst);
@@ -114,11 +114,11 @@ fn cores_are_given_in_order_of_arrival() {
     let pool = Pool::new(1);
     let order = Mutex::new(Vec::new());
     thread::scope(|scope| {
-        let core = pool.enter();
+        let core = pool.enter(Priority::Normal);
         for number in 0..8 {
             let (pool, order) = (&pool, &order);
             scope.spawn(move || {
-                let _core = pool.enter();
+                let _core = pool.enter(Priority::Normal);
                 order.lock().unwrap().push(number);
             });
             while pool.shared.cores.waiting() <= number {
@@ -135,7 +135,7 @@ fn a_core_is_left_for_a_while_to_the_thread_that_gave_it_back() {
     let long = Times {
         quantum: Duration::MAX,
         absence: Duration::MAX,
-        lookout: Duration::ZERO,
+        ..Times::NONE
     };
     // With more cores, the others help.
     for (cores, left) in [(2, 0), (4, 2)] {
@@ -144,12 +144,12 @@ fn a_core_is_left_for_a_while_to_the_thread_that_gave_it_back() {
             thread::scope(|scope| scope.spawn(|| work(&pool)).join().unwrap());
         };
         let helpers = || pool.shared.helpers(100, COSTLY);
-        drop(pool.enter());
-        let _own = pool.enter();
+        drop(pool.enter(Priority::Normal));
+        let _own = pool.enter(Priority::Normal);
         assert_eq!(helpers(), cores - 1, "the last one was this thread's own");
         elsewhere(|pool| drop(pool.shared.cores.try_enter()));
         assert_eq!(helpers(), cores - 1, "helpers do not come back");
-        elsewhere(|pool| drop(pool.enter()));
+        elsewhere(|pool| drop(pool.enter(Priority::Normal)));
         assert_eq!(helpers(), left);
     }
 }
@@ -164,9 +164,9 @@ fn a_core_is_kept_for_its_quantum() {
         let pool = Pool::with_times(1, times);
         let ran = AtomicUsize::new(0);
         thread::scope(|scope| {
-            let mut core = pool.enter();
+            let mut core = pool.enter(Priority::Normal);
             scope.spawn(|| {
-                let _core = pool.enter();
+                let _core = pool.enter(Priority::Normal);
                 ran.store(1, Ordering::SeqCst);
             });
             while pool.shared.cores.waiting() == 0 {
@@ -181,8 +181,8 @@ fn a_core_is_kept_for_its_quantum() {
 #[test]
 fn a_thread_with_a_core_never_waits_for_itself() {
     let pool = Pool::new(1);
-    let outer = pool.enter();
-    let mut inner = pool.enter();
+    let outer = pool.enter(Priority::Normal);
+    let mut inner = pool.enter(Priority::Normal);
     inner.yield_to_waiters();
     drop(inner);
     assert_eq!(pool.shared.cores.free(), 0);
@@ -196,7 +196,7 @@ struct Send(usize, mpsc::Sender<usize>, Arc<Pool>);
 impl Task for Send {
     fn run(self: Arc<Self>) {
         assert_ne!(self.0, 0, "a task that panics");
-        let _core = self.2.enter();
+        let _core = self.2.enter(Priority::Normal);
         self.1.send(self.0).unwrap();
     }
 }
@@ -237,7 +237,7 @@ fn callers_complete_alone_in_a_forked_child() {
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                let mut core = pool.enter();
+                let mut core = pool.enter(Priority::Normal);
                 runs_each_once(&pool, 100);
                 core.yield_to_waiters();
             });
@@ -307,4 +307,179 @@ fn what_is_made_for_others_does_not_end_with_the_call_that_makes_it() {
         evaluation: None,
     };
     limits.within(|| unlimited(|| runs_each_once(&pool, 100)));
+}
+
+/// Times with which cores change hands only where a test says so.
+const STILL: Times = Times {
+    quantum: Duration::MAX,
+    lease: Duration::MAX,
+    absence: Duration::MAX,
+    lookout: Duration::ZERO,
+};
+
+/// Spawns a thread that enters, runs `then` and goes for good; returns when it waits in the line.
+fn wait_behind<'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    pool: &'scope Pool,
+    priority: Priority,
+    then: impl FnOnce() + std::marker::Send + 'scope,
+) {
+    let before = pool.shared.cores.waiting();
+    scope.spawn(move || {
+        let _core = pool.shared.cores.enter(priority, false);
+        then();
+    });
+    while pool.shared.cores.waiting() == before {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn cores_are_given_by_priority_then_in_order_of_arrival() {
+    use Priority::{Background, Normal, Urgent};
+    let pool = Pool::new(1);
+    let order = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        let core = pool.enter(Normal);
+        let arrivals = [Background, Normal, Urgent, Background, Urgent, Normal];
+        for (number, priority) in arrivals.into_iter().enumerate() {
+            let order = &order;
+            wait_behind(scope, &pool, priority, move || {
+                order.lock().unwrap().push(number)
+            });
+        }
+        drop(core);
+    });
+    assert_eq!(order.into_inner().unwrap(), [2, 4, 1, 5, 0, 3]);
+}
+
+#[test]
+fn who_has_waited_for_longer_than_patience_goes_before_the_urgent() {
+    let times = Times {
+        quantum: Duration::MAX,
+        ..Times::NONE
+    };
+    let pool = Pool::with_times(1, times);
+    let order = Mutex::new(Vec::new());
+    let push = |what| order.lock().unwrap().push(what);
+    thread::scope(|scope| {
+        let core = pool.enter(Priority::Normal);
+        wait_behind(scope, &pool, Priority::Background, || push("background"));
+        let arrived = std::time::Instant::now();
+        while arrived.elapsed() <= Priority::Background.patience() {
+            thread::yield_now();
+        }
+        wait_behind(scope, &pool, Priority::Urgent, || push("urgent"));
+        drop(core);
+    });
+    assert_eq!(order.into_inner().unwrap(), ["background", "urgent"]);
+}
+
+#[test]
+fn between_two_tiles_the_urgent_go_first_and_equals_do_not() {
+    for (priority, goes_first) in [(Priority::Urgent, true), (Priority::Normal, false)] {
+        let times = Times {
+            quantum: Duration::MAX,
+            ..Times::NONE
+        };
+        let pool = Pool::with_times(1, times);
+        let went = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            let _core = pool.enter(Priority::Normal);
+            pool.for_each_tile(2, COSTLY, &|tile| match tile {
+                0 => wait_behind(scope, &pool, priority, || went.store(1, Ordering::SeqCst)),
+                _ => assert_eq!(went.load(Ordering::SeqCst) == 1, goes_first),
+            });
+        });
+    }
+}
+
+#[test]
+fn a_core_is_kept_for_a_thread_that_comes_back() {
+    let times = Times {
+        quantum: Duration::ZERO,
+        ..STILL
+    };
+    let pool = Pool::with_times(1, times);
+    let went = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        drop(pool.enter(Priority::Normal));
+        let mut core = pool.enter(Priority::Normal);
+        wait_behind(scope, &pool, Priority::Normal, || {
+            went.store(1, Ordering::SeqCst)
+        });
+        for _ in 0..100 {
+            drop(core);
+            core = pool.enter(Priority::Normal);
+            assert_eq!(went.load(Ordering::SeqCst), 0);
+        }
+        core.yield_to_waiters();
+        assert_eq!(went.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[test]
+fn a_kept_core_is_not_kept_from_the_more_urgent_or_for_ever() {
+    // With any absence, a core that was kept for nobody would be waited for in vain.
+    for (priority, absence) in [
+        (Priority::Urgent, Duration::MAX),
+        (Priority::Normal, Duration::from_nanos(1)),
+    ] {
+        let pool = Pool::with_times(1, Times { absence, ..STILL });
+        thread::scope(|scope| {
+            let core = pool.enter(Priority::Normal);
+            wait_behind(scope, &pool, priority, || ());
+            drop(core);
+        });
+        assert!(pool.shared.cores.try_enter().is_some());
+    }
+}
+
+#[test]
+fn urgent_tasks_go_first() {
+    let pool = Pool::new(1);
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let (opener, gate) = mpsc::channel();
+    let push = |priority, gate| {
+        let order = Arc::clone(&order);
+        let push = Push {
+            priority,
+            order,
+            gate: Mutex::new(gate),
+        };
+        pool.submit(Arc::new(push));
+    };
+    push(Priority::Normal, Some(gate));
+    while pool.shared.has_tasks() {
+        thread::yield_now();
+    }
+    for priority in [Priority::Background, Priority::Normal, Priority::Urgent] {
+        push(priority, None);
+    }
+    opener.send(()).unwrap();
+    while order.lock().unwrap().len() < 4 {
+        thread::yield_now();
+    }
+    use Priority::{Background, Normal, Urgent};
+    assert_eq!(*order.lock().unwrap(), [Normal, Urgent, Normal, Background]);
+}
+
+/// Waits for the gate if there is one, then notes its priority.
+struct Push {
+    priority: Priority,
+    order: Arc<Mutex<Vec<Priority>>>,
+    gate: Mutex<Option<mpsc::Receiver<()>>>,
+}
+
+impl Task for Push {
+    fn run(self: Arc<Self>) {
+        if let Some(gate) = self.gate.lock().unwrap().take() {
+            gate.recv().unwrap();
+        }
+        self.order.lock().unwrap().push(self.priority);
+    }
+
+    fn priority(&self) -> Priority {
+        self.priority
+    }
 }
