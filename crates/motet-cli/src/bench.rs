@@ -5,21 +5,18 @@
 //! thread's last result of every window must be identical to the first result, to the bit, which
 //! itself is compared with the sample call beside the model.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Barrier, Mutex};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use indicatif::ProgressBar;
-use motet::Function;
-use motet_core::tensor::Tensor;
 use serde_json::{Value, json};
 
-use crate::check::{all_identical, call, check_call, load};
-use crate::failure::{CHECK_FAILED, Failure, Outcome};
-use crate::manifest::Manifest;
+use crate::failure::Outcome;
 use crate::output::{bytes, memory, say, write_json};
-use crate::sample::{Inputs, Sample};
+use crate::subject::{Calls, Subject, call_from_threads, parse_seconds, threads_for};
+use crate::trace;
 
 /// Measure models called from several threads at once
 ///
@@ -42,6 +39,10 @@ pub struct Args {
     /// Write the figures to a file, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Afterwards, record a few calls of all threads at once: an SVG where the name ends in .svg,
+    /// else Chrome trace JSON
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -61,26 +62,13 @@ impl Mode {
     }
 }
 
-fn parse_seconds(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(seconds) if (0.01..=86400.0).contains(&seconds) => Ok(seconds),
-        _ => Err("expected a number of seconds, 0.01 to 86400".into()),
-    }
-}
-
 const ROUNDS: u32 = 7;
 
 /// Measures and prints.
 pub fn bench(args: &Args) -> Outcome {
     let subjects = args.models.iter().map(|path| Subject::load(path));
     let subjects = subjects.collect::<Outcome<Vec<Subject>>>()?;
-    let threads = usize::from(args.threads.unwrap_or(subjects.len() as u16));
-    if threads < subjects.len() {
-        return Err(Failure::usage(format!(
-            "got {threads} threads for {} models, expected at least as many",
-            subjects.len()
-        )));
-    }
+    let threads = threads_for(&subjects, args.threads)?;
     let headline = args.mode.unwrap_or(Mode::Concurrent);
     let mut modes = vec![Mode::Single, Mode::Concurrent, Mode::Mutex];
     if args.mode.is_some() {
@@ -132,87 +120,11 @@ pub fn bench(args: &Args) -> Outcome {
         let chosen = chosen.expect("the headline mode is measured");
         write_json(path, &chosen.json(&subjects, threads, &alone, &memory))?;
     }
+    if let Some(path) = &args.trace {
+        let timeline = trace::record(&subjects, threads, |calls, _| calls >= trace::CALLS)?;
+        trace::write(path, &timeline, &trace::title("bench", &subjects, threads))?;
+    }
     Ok(())
-}
-
-/// A model to measure.
-struct Subject {
-    name: String,
-    function: Function,
-    inputs: Inputs,
-    reference: Vec<Tensor>,
-    has_sample: bool,
-}
-
-impl Subject {
-    /// Loads the model, warms it up, and checks it against the sample beside it if there is one.
-    fn load(path: &Path) -> Outcome<Subject> {
-        let function = load(path, false)?;
-        let name = path
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let beside = Sample::path_beside(path);
-        let has_sample = beside.exists();
-        let (inputs, reference) = if has_sample {
-            let sample = Sample::read(&beside)?;
-            let folder = path.parent().unwrap_or(Path::new("."));
-            let file = path.file_name().unwrap_or_default().to_string_lossy();
-            let entry = Manifest::read(folder)?.entry(&file);
-            let reference = check_call(&function, &sample, &entry, 1, 1).map_err(|failure| {
-                Failure::new(
-                    failure.code,
-                    format!("{}: {}", path.display(), failure.message),
-                )
-            })?;
-            (sample.inputs, reference)
-        } else {
-            let inputs = Inputs::zeros(&function.signatures()[0])?;
-            let reference = call(&function, &inputs)?;
-            (inputs, reference)
-        };
-        Ok(Subject {
-            name,
-            function,
-            inputs,
-            reference,
-            has_sample,
-        })
-    }
-
-    /// Calls the model until the window is over; every call takes `gate` if there is one.
-    fn call_for(&self, window: Duration, gate: Option<&Mutex<()>>) -> Outcome<Calls> {
-        let mut latencies = Vec::new();
-        let begin = Instant::now();
-        let mut last = begin;
-        let outputs = loop {
-            let outputs = {
-                let _turn = gate.map(|gate| gate.lock().expect("no call panics"));
-                call(&self.function, &self.inputs)?
-            };
-            let now = Instant::now();
-            latencies.push(now - last);
-            last = now;
-            if last - begin >= window {
-                break outputs;
-            }
-        };
-        if !all_identical(&outputs, &self.reference) {
-            let message = format!("{}: a result differs from the first one", self.name);
-            return Err(Failure::new(CHECK_FAILED, message));
-        }
-        Ok(Calls {
-            elapsed: last - begin,
-            latencies,
-        })
-    }
-}
-
-/// What one thread did in one window.
-struct Calls {
-    elapsed: Duration,
-    latencies: Vec<Duration>,
 }
 
 /// What was measured in one mode, per model.
@@ -238,27 +150,15 @@ impl Measured {
     fn measure(&mut self, subjects: &[Subject], threads: usize, window: Duration) -> Outcome {
         let calls = if self.mode == Mode::Single {
             let share = window / subjects.len() as u32;
-            let alone = subjects.iter().map(|subject| subject.call_for(share, None));
+            let over = |_, elapsed| elapsed >= share;
+            let alone = subjects
+                .iter()
+                .map(|subject| subject.call_until(over, None));
             alone.collect::<Outcome<Vec<Calls>>>()?
         } else {
             let gate = Mutex::new(());
             let gate = (self.mode == Mode::Mutex).then_some(&gate);
-            let start = Barrier::new(threads);
-            std::thread::scope(|scope| {
-                let work = |thread: usize| {
-                    let (subject, start) = (&subjects[thread % subjects.len()], &start);
-                    scope.spawn(move || {
-                        start.wait();
-                        subject.call_for(window, gate)
-                    })
-                };
-                let running: Vec<_> = (0..threads).map(work).collect();
-                let panicked = |_| Err(Failure::new(CHECK_FAILED, "a thread panicked"));
-                let join = running
-                    .into_iter()
-                    .map(|t| t.join().unwrap_or_else(panicked));
-                join.collect::<Outcome<Vec<Calls>>>()
-            })?
+            call_from_threads(subjects, threads, |_, elapsed| elapsed >= window, gate)?
         };
         let mut rates = vec![0.0; subjects.len()];
         self.calls_of_threads.resize(calls.len(), 0);

@@ -1,7 +1,8 @@
-//! The command `motet`: inspect, run, check, measure and rewrite `.mlxfn` models.
+//! The command `motet`: inspect, run, check, measure, trace and rewrite `.mlxfn` models.
 //!
 //! A file per subcommand; what they share is in `sample` (calls stored in files), `compare`
-//! (results against expectations), `manifest` and `output`.
+//! (results against expectations), `subject` (models that are measured), `timeline` (pictures of what
+//! was recorded), `manifest` and `output`.
 
 mod bench;
 mod check;
@@ -14,6 +15,9 @@ mod manifest;
 mod output;
 mod run;
 mod sample;
+mod subject;
+mod timeline;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -39,6 +43,7 @@ enum Command {
     Run(run::Args),
     Check(check::Args),
     Bench(bench::Args),
+    Trace(trace::Args),
     Export(export::Args),
     Completions(completions::Args),
 }
@@ -50,6 +55,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::Trace(args) => trace::trace(&args),
         Command::Export(args) => export::export(&args),
         Command::Completions(args) => completions::completions(&args),
     };

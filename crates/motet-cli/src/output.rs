@@ -1,7 +1,8 @@
 //! Writing to stdout and to `--json` files.
 
 use std::fmt::Display;
-use std::io::{ErrorKind, Write};
+use std::fs::File;
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::Path;
 
 use motet_core::error::Error;
@@ -22,7 +23,20 @@ pub fn say(line: impl Display) {
 
 /// Writes a JSON document to a file.
 pub fn write_json(path: &Path, value: &serde_json::Value) -> Outcome {
-    std::fs::write(path, format!("{value:#}\n")).map_err(|error| {
+    write_file(path, |file| writeln!(file, "{value:#}"))
+}
+
+/// Writes a file.
+pub fn write_file(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
+) -> Outcome {
+    let written = || {
+        let mut file = BufWriter::new(File::create(path)?);
+        write(&mut file)?;
+        file.flush()
+    };
+    written().map_err(|error: std::io::Error| {
         let message = format!("cannot write the file: {error}");
         Failure::from(Error::file(path.display().to_string(), message))
     })
