@@ -13,7 +13,7 @@ use crate::timeline::{busy, functions, pieces, span, time, totals};
 const WIDTH: f64 = 1200.0;
 /// Where time begins and ends.
 const LEFT: f64 = 150.0;
-const RIGHT: f64 = WIDTH - 20.0;
+const RIGHT: f64 = WIDTH - 30.0;
 /// A lane, and its rows' places in it.
 const LANE: f64 = 42.0;
 const BAR: (f64, f64) = (4.0, 18.0);
@@ -261,10 +261,10 @@ impl Picture<'_> {
         };
         let _ = writeln!(
             self.body,
-            "<rect class=\"bar\" x=\"{:.2}\" y=\"{y}\" width=\"{:.2}\" height=\"{height}\" \
+            "<rect class=\"bar\" x=\"{:.3}\" y=\"{y}\" width=\"{:.3}\" height=\"{height}\" \
              {}{edge}><title>{}</title></rect>",
             bar.from,
-            width.max(0.1),
+            width,
             bar.paint.fill(),
             escaped(&bar.title)
         );
@@ -291,7 +291,7 @@ impl Picture<'_> {
             entries.push((Paint::Build, "builds a plan".to_owned()));
         }
         if has(&|what| matches!(what, What::Evaluation)) {
-            entries.push((Paint::Evaluation, "schedules".to_owned()));
+            entries.push((Paint::Evaluation, "schedules, wakes up".to_owned()));
         }
         for (cause, text, ..) in HATCHES {
             if has(&|what| matches!(what, What::Wait(c) if c.name() == cause)) {
@@ -469,4 +469,46 @@ fn escaped(text: &str) -> String {
     let safe = safe.replace('>', "&gt;").replace('"', "&quot;");
     // Other control characters are not allowed in XML at all.
     safe.replace(|c: char| c.is_control() && c != '\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round_and_not_too_many() {
+        for (all, expected) in [(0, 1), (99, 10), (1_000, 100), (1_234_567, 200_000)] {
+            assert_eq!(tick(all, 10.0), expected, "{all}");
+        }
+        assert_eq!(tick_label(200_000, 200_000), "200 us");
+        assert_eq!(tick_label(2_000_000, 500_000), "2000 us");
+    }
+
+    #[test]
+    fn short_bars_are_drawn_together() {
+        let bar = |from: f64, to: f64, number| Bar {
+            from,
+            to,
+            paint: Paint::Model(number, Shade::Full),
+            label: String::new(),
+            title: String::new(),
+        };
+        // Ten calls of 0.3 pixels with gaps of 0.1, then a long one.
+        let short =
+            (0..10).map(|i| bar(f64::from(i) * 0.4, f64::from(i) * 0.4 + 0.3, i as usize % 2));
+        let bars = settle(short.chain([bar(4.0, 9.0, 2)]).collect());
+        let last = bars.last().unwrap();
+        assert_eq!((last.from, last.to), (4.0, 9.0));
+        assert!(bars.len() <= 4, "{} bars", bars.len());
+        assert!(bars.iter().zip(&bars[1..]).all(|(a, b)| a.to <= b.from));
+        assert_eq!((bars[0].from, bars[bars.len() - 2].to), (0.0, 3.9));
+    }
+
+    #[test]
+    fn text_is_safe_in_xml() {
+        assert_eq!(
+            escaped("a<b> & \"c\"\u{1}"),
+            "a&lt;b&gt; &amp; &quot;c&quot; "
+        );
+    }
 }
