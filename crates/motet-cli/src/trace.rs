@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use motet::trace::{Timeline, start, write_chrome_json};
+use motet::trace::{ThreadEvents, Timeline, start, write_chrome_json};
 
 use crate::failure::Outcome;
 use crate::output::{say, write_file};
@@ -70,7 +70,11 @@ pub fn record(
 ) -> Outcome<Timeline> {
     let recording = start()?;
     call_from_threads(subjects, threads, over, None)?;
-    Ok(recording.stop())
+    let mut timeline = recording.stop();
+    // In the order of their numbers, of which longer ones are larger.
+    let order = |thread: &ThreadEvents| (thread.worker, thread.name.len(), thread.name.clone());
+    timeline.threads.sort_by_key(order);
+    Ok(timeline)
 }
 
 /// Writes a timeline in the form that the file's name asks for.
