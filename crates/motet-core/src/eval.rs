@@ -1,9 +1,8 @@
 //! Evaluation: walk, admit, schedule, wait.
 
-use std::collections::HashSet;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
+use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
 use crate::array::Array;
@@ -26,7 +25,7 @@ pub fn eval(arrays: &[Array]) -> Result<()> {
     // All are waited for before one is reported: a caller that sees an error has no work running.
     let mut result = Ok(());
     for array in arrays {
-        if let Status::Scheduled(scheduled) = array.status()
+        if let Some(scheduled) = array.node().scheduled()
             && let Err(ended) = wait(scheduled.fence, scheduled.options.as_deref())
         {
             // It leaves commands behind.
@@ -34,7 +33,7 @@ pub fn eval(arrays: &[Array]) -> Result<()> {
             result = result.and(Err(ended));
             continue;
         }
-        if let Status::Done(Err(error)) = array.status() {
+        if let Some(error) = array.node().failure() {
             result = result.and(Err(error));
         }
     }
@@ -109,7 +108,7 @@ fn walk(
         inputs: SmallVec<[Array; 2]>,
     }
     let mut tape = Vec::new();
-    let mut seen: HashSet<*const Node, BuildHasherDefault<Addresses>> = HashSet::default();
+    let mut seen = FxHashSet::<*const Node>::default();
     let mut path: Vec<Visit> = Vec::new();
     for array in arrays {
         let mut next = Some(array.clone());
@@ -137,24 +136,6 @@ fn walk(
         }
     }
     Ok(tape)
-}
-
-/// Hashes addresses, which nobody chooses: by a product whose high bits all bits have a part in.
-#[derive(Default)]
-struct Addresses(u64);
-
-impl Hasher for Addresses {
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.write_usize(byte.into()));
-    }
-
-    fn write_usize(&mut self, address: usize) {
-        self.0 = (self.0 ^ address as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0.rotate_left(32)
-    }
 }
 
 fn traced(input: &Spec) -> Error {

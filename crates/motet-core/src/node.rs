@@ -171,6 +171,22 @@ impl Node {
         }
     }
 
+    /// What a scheduled node waits for.
+    pub(crate) fn scheduled(&self) -> Option<Scheduled> {
+        match &*self.state.lock() {
+            State::Scheduled(scheduled) => Some(scheduled.clone()),
+            _ => None,
+        }
+    }
+
+    /// Why the node failed, if it did.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        match &*self.state.lock() {
+            State::Failed(error) => Some(error.clone()),
+            _ => None,
+        }
+    }
+
     /// How far the node is, and for a finished one the value of `output`.
     pub(crate) fn status(&self, output: usize) -> Status {
         match &*self.state.lock() {
@@ -214,7 +230,7 @@ impl Node {
 
     fn publish(&self, result: Result<Vec<Tensor>>) {
         let new = match result {
-            Ok(tensors) => State::Ready(tensors.into_iter().collect()),
+            Ok(tensors) => State::Ready(SmallVec::from_vec(tensors)),
             Err(error) => State::Failed(error),
         };
         self.change(new);
@@ -258,11 +274,9 @@ impl Command for NodeCommand {
     fn blocked_on(&self) -> Option<Fence> {
         let own = self.node.stream.as_ref()?;
         let fence = self.recipe.inputs.iter().find_map(|input| {
-            match input.status() {
-                // What is before it on its own stream has run.
-                Status::Scheduled(other) if !own.same(&other.fence) => Some(other.fence),
-                _ => None,
-            }
+            let other = input.node().scheduled()?.fence;
+            // What is before it on its own stream has run.
+            (!own.same(&other)).then_some(other)
         });
         // Of an evaluation that was called off an input may have been given back, and scheduled again
         // behind this command: to wait for that would not point back in time (I2). Looked at after the

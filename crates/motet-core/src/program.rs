@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+use smallvec::SmallVec;
+
 use crate::dtype::Dtype;
 
 /// Functions of one argument. Float functions are defined on float and complex registers.
@@ -57,6 +59,17 @@ pub enum Unary {
     Conjugate,
 }
 
+impl Unary {
+    /// The dtype of the result for an argument of this one.
+    pub const fn result(self, dtype: Dtype) -> Dtype {
+        match (self, dtype) {
+            (Unary::LogicalNot, _) => Dtype::Bool,
+            (Unary::Abs | Unary::Real | Unary::Imag, Dtype::Complex64) => Dtype::Float32,
+            (_, dtype) => dtype,
+        }
+    }
+}
+
 /// Functions of two arguments of one dtype.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the names are those of the functions")]
@@ -101,6 +114,14 @@ pub enum Binary {
 }
 
 impl Binary {
+    /// The dtype of the result for arguments of this one.
+    pub const fn result(self, dtype: Dtype) -> Dtype {
+        match self.is_comparison() {
+            true => Dtype::Bool,
+            false => dtype,
+        }
+    }
+
     /// Whether the result is bool whatever the operands' dtype.
     pub const fn is_comparison(self) -> bool {
         matches!(
@@ -133,6 +154,19 @@ pub enum Expr {
     Select(Box<Expr>, Box<Expr>, Box<Expr>),
     /// Conversion as by MLX's `astype`.
     Cast(Dtype, Box<Expr>),
+}
+
+impl Expr {
+    /// The dtype of the result for inputs of this one.
+    pub fn dtype(&self, inputs: Dtype) -> Dtype {
+        match self {
+            Expr::Input(_) | Expr::Constant(_) => inputs,
+            Expr::Unary(op, a) => op.result(a.dtype(inputs)),
+            Expr::Binary(op, a, _) => op.result(a.dtype(inputs)),
+            Expr::Select(_, a, _) => a.dtype(inputs),
+            Expr::Cast(dtype, _) => *dtype,
+        }
+    }
 }
 
 /// A value that one instruction of a [`Program`] defines: the instruction's number.
@@ -170,8 +204,15 @@ pub struct Program {
 impl Program {
     /// The program of one expression over inputs of these dtypes.
     pub fn from_expr(expr: &Expr, inputs: &[Dtype]) -> Program {
-        let mut builder = ProgramBuilder::default();
-        let registers: Vec<Register> = inputs.iter().map(|&d| builder.input(d)).collect();
+        let mut builder = ProgramBuilder {
+            // What most have room in: growing costs more than the rest of this.
+            code: Vec::with_capacity(8),
+            inputs: Vec::with_capacity(inputs.len()),
+        };
+        let mut registers = SmallVec::<[Register; 3]>::new();
+        for &dtype in inputs {
+            registers.push(builder.input(dtype));
+        }
         let output = builder.expr(expr, &registers);
         builder.finish(vec![output])
     }
@@ -230,12 +271,7 @@ impl ProgramBuilder {
             }
             Expr::Unary(op, a) => {
                 let a = self.expr(a, inputs);
-                let dtype = match (op, self.code[a].1) {
-                    (Unary::LogicalNot, _) => Dtype::Bool,
-                    (Unary::Abs | Unary::Real | Unary::Imag, Dtype::Complex64) => Dtype::Float32,
-                    (_, dtype) => dtype,
-                };
-                self.push(Instruction::Unary(*op, a), dtype)
+                self.push(Instruction::Unary(*op, a), op.result(self.code[a].1))
             }
             Expr::Binary(op, a, b) => {
                 let (a, b) = (self.expr(a, inputs), self.expr(b, inputs));
@@ -261,12 +297,7 @@ impl ProgramBuilder {
 
     /// A function of two registers of one dtype.
     pub fn binary(&mut self, op: Binary, a: Register, b: Register) -> Register {
-        let dtype = if op.is_comparison() {
-            Dtype::Bool
-        } else {
-            self.code[a].1
-        };
-        self.push(Instruction::Binary(op, a, b), dtype)
+        self.push(Instruction::Binary(op, a, b), op.result(self.code[a].1))
     }
 
     /// A conversion; none if the register has the dtype already.

@@ -15,8 +15,16 @@ use crate::error::{Error, Result};
 pub const MAX_RANK: usize = 64;
 
 /// The size of an array in each dimension; empty for a scalar.
-#[derive(Clone, PartialEq, Eq, Hash, Default)]
+#[derive(PartialEq, Eq, Hash, Default)]
 pub struct Shape(SmallVec<[usize; 6]>);
+
+impl Clone for Shape {
+    /// As a copy of memory: `SmallVec`'s own goes element by element, which takes longer than all
+    /// else that is done for a small array.
+    fn clone(&self) -> Shape {
+        Shape(SmallVec::from_slice(&self.0))
+    }
+}
 
 /// Steps between neighbours in each dimension, in elements.
 pub type Strides = SmallVec<[isize; 6]>;
@@ -219,7 +227,7 @@ impl fmt::Debug for Spec {
 }
 
 /// How a value lies in a buffer, from the address of its first element on.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Layout {
     /// The size in each dimension.
     pub shape: Shape,
@@ -227,6 +235,17 @@ pub struct Layout {
     pub strides: Strides,
     /// The type of the elements.
     pub dtype: Dtype,
+}
+
+impl Clone for Layout {
+    /// As for [`Shape`].
+    fn clone(&self) -> Layout {
+        Layout {
+            shape: self.shape.clone(),
+            strides: Strides::from_slice(&self.strides),
+            dtype: self.dtype,
+        }
+    }
 }
 
 impl Layout {

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use crate::array::{Array, Operand};
 use crate::context::current_stream;
 use crate::dtype::Dtype;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::Primitive;
 use crate::ops::broadcast::Broadcast;
 use crate::ops::elementwise::AsType;
@@ -43,7 +43,10 @@ fn apply_recorded(
     inputs: &[Array],
     recorded: Option<&[Spec]>,
 ) -> Result<Vec<Array>> {
-    let specs: SmallVec<[Spec; 4]> = inputs.iter().map(|input| input.spec().clone()).collect();
+    let mut specs = SmallVec::<[Spec; 4]>::new();
+    for input in inputs {
+        specs.push(input.spec().clone());
+    }
     let outputs = primitive.infer(&specs, recorded).map_err(|error| {
         match error.origin() == primitive.name() {
             true => error.with_origin(function_name(primitive.name())),
@@ -190,18 +193,20 @@ pub fn binary_float(
 /// Converts each of some values, all or none.
 fn each<A, B, const N: usize>(
     values: [A; N],
-    convert: impl FnMut(A) -> Result<B>,
+    mut convert: impl FnMut(A) -> Result<B>,
 ) -> Result<[B; N]> {
-    let converted = values.into_iter().map(convert);
-    let converted = converted.collect::<Result<SmallVec<[B; 4]>>>()?.into_vec();
-    let wrong = |_| {
-        Error::new(
-            crate::error::ErrorKind::Internal,
-            "apply",
-            "lost an operand",
-        )
-    };
-    converted.try_into().map_err(wrong)
+    let mut first = None;
+    let converted = values.map(|value| match convert(value) {
+        Ok(value) => Some(value),
+        Err(error) => {
+            first.get_or_insert(error);
+            None
+        }
+    });
+    match first {
+        Some(error) => Err(error),
+        None => Ok(converted.map(|value| value.expect("no conversion failed"))),
+    }
 }
 
 /// How functions are called that apply a primitive of this name, which is what errors of their use

@@ -1,4 +1,4 @@
-//! Runs primitives one by one (the eager mode) and launches the prepared steps of plans.
+//! Runs primitives and kernels one by one: the eager mode, and what passes compute ahead.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -33,7 +33,10 @@ pub fn run_primitive(
 ) -> Result<Vec<Tensor>> {
     let backend = backend::backend(Device::CPU)?;
     let name = primitive.name();
-    let specs: SmallVec<[Spec; 4]> = inputs.iter().map(Tensor::spec).collect();
+    let mut specs = SmallVec::<[Spec; 4]>::new();
+    for input in inputs {
+        specs.push(input.spec());
+    }
     let run = || match primitive.lower(&specs, outputs)? {
         Lowered::Kernel(kernel) => run_kernel(backend, name, &kernel, inputs, outputs, pool),
         Lowered::Views(views) => {
@@ -105,33 +108,39 @@ pub(crate) fn run_kernel(
     outputs: &[Spec],
     pool: &Pool,
 ) -> Result<Vec<Tensor>> {
-    let results: Vec<Tensor> = outputs
-        .iter()
-        .map(|spec| Tensor::allocate(spec, heap()))
-        .collect::<Result<_>>()?;
+    let mut results = Vec::with_capacity(outputs.len());
+    for spec in outputs {
+        results.push(Tensor::allocate(spec, heap())?);
+    }
     if outputs.iter().all(|spec| spec.shape.size() == 0) {
         return Ok(results);
     }
-    let readable = |(index, tensor): (usize, &Tensor)| {
-        if is_aligned(tensor) && backend.accepts(kernel, index, &tensor.layout) {
-            Ok(tensor.clone())
-        } else {
-            row_major(backend, tensor, pool)
+    // Loops instead of `collect`, which moves each tensor several times.
+    let mut readable = SmallVec::<[Tensor; 4]>::new();
+    let read = inputs.iter().take(inputs_read(kernel, inputs.len()));
+    for (index, tensor) in read.enumerate() {
+        let as_it_is = is_aligned(tensor) && backend.accepts(kernel, index, &tensor.layout);
+        readable.push(match as_it_is {
+            true => tensor.clone(),
+            false => row_major(backend, tensor, pool)?,
+        });
+    }
+    let inputs = readable;
+    let layouts = |tensors: &[Tensor]| {
+        let mut layouts = SmallVec::<[Layout; 4]>::new();
+        for tensor in tensors {
+            layouts.push(tensor.layout.clone());
         }
-    };
-    let inputs: SmallVec<[Tensor; 4]> = inputs
-        .iter()
-        .take(inputs_read(kernel, inputs.len()))
-        .enumerate()
-        .map(readable)
-        .collect::<Result<_>>()?;
-    let layouts = |tensors: &[Tensor]| -> SmallVec<[Layout; 4]> {
-        tensors.iter().map(|tensor| tensor.layout.clone()).collect()
+        layouts
     };
     let step = backend.prepare(kernel, &layouts(&inputs), &layouts(&results), &[])?;
-    let scratch = heap().allocate(step.scratch_bytes())?;
+    let scratch = match step.scratch_bytes() {
+        0 => None,
+        bytes => Some(heap().allocate(bytes)?),
+    };
     let scratch = Location {
-        buffer: &scratch,
+        // No bytes of any buffer, where the step asks for none.
+        buffer: scratch.as_ref().unwrap_or(&results[0].buffer),
         offset: 0,
     };
     let (from, to) = (locations(&inputs), locations(&results));
@@ -166,7 +175,7 @@ fn locations(tensors: &[Tensor]) -> SmallVec<[Location<'_>; 4]> {
 }
 
 /// Launches a step; a panic in it becomes an error.
-pub(crate) fn launch(name: &str, step: &dyn backend::Step, launch: &Launch<'_>) -> Result<()> {
+fn launch(name: &str, step: &dyn backend::Step, launch: &Launch<'_>) -> Result<()> {
     assert_unlocked();
     // A step writes to memory that nobody reads after a failure: nothing broken is left behind.
     catch_unwind(AssertUnwindSafe(|| step.launch(launch)))

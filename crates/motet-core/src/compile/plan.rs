@@ -5,6 +5,7 @@
 //! where each argument lies was decided when the plan was built.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -21,7 +22,7 @@ use crate::kernel::Kernel;
 use crate::memory::{Buffer, heap};
 use crate::pool::Pool;
 use crate::shape::{Layout, Spec};
-use crate::sync::{Mutex, Rank};
+use crate::sync::{Mutex, Rank, assert_unlocked};
 use crate::tensor::Tensor;
 use crate::trace::{self, StepLabel};
 
@@ -253,29 +254,19 @@ impl Plan {
             .map(|&bytes| heap().allocate(bytes).map(Arc::new))
             .collect::<Result<_>>()?;
         let workspace = Workspace::take(self)?;
-        for (number, step) in self.steps.iter().enumerate() {
-            if number > 0 {
-                between_steps()?;
-            }
-            let locate =
-                |argument| Argument::locate(argument, inputs, workspace.buffer(), &escaping);
-            let launch = Launch {
-                inputs: &step.inputs.iter().map(locate).collect::<SmallVec<[_; 8]>>(),
-                outputs: &step
-                    .outputs
-                    .iter()
-                    .map(locate)
-                    .collect::<SmallVec<[_; 4]>>(),
-                scratch: Location {
-                    buffer: workspace.buffer(),
-                    offset: step.scratch,
-                },
-                pool,
-            };
-            let launched = executor::launch(&step.name, &*step.prepared, &launch);
-            trace::step(number);
-            launched.map_err(|error| error.context(&step.name, &step.signature))?;
-        }
+        let memory = CallMemory {
+            inputs,
+            workspace: workspace.buffer(),
+            escaping: &escaping,
+        };
+        let mut running = 0;
+        let run = || self.run_steps(&memory, pool, between_steps, &mut running);
+        // A step writes to memory that nobody reads after a failure: nothing broken is left behind.
+        catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+            trace::step(running);
+            let step = &self.steps[running];
+            Err(step.failed(Error::from_panic(&step.name, &*panic)))
+        })?;
         let result = |(argument, layout): &(Argument, Layout)| {
             let (buffer, base) = match &argument.source {
                 Source::Input(index) => (&inputs[*index].buffer, inputs[*index].offset),
@@ -297,6 +288,42 @@ impl Plan {
     pub fn inputs(&self) -> &[Spec] {
         &self.inputs
     }
+    /// Launches the steps in order; `running` is the one that is at work.
+    fn run_steps(
+        &self,
+        memory: &CallMemory<'_>,
+        pool: &Pool,
+        between_steps: &mut dyn FnMut() -> Result<()>,
+        running: &mut usize,
+    ) -> Result<()> {
+        let mut operands = SmallVec::<[Location<'_>; 8]>::new();
+        for (number, step) in self.steps.iter().enumerate() {
+            if number > 0 {
+                between_steps()?;
+            }
+            *running = number;
+            operands.clear();
+            for argument in step.inputs.iter().chain(&step.outputs) {
+                operands.push(memory.locate(argument));
+            }
+            let (inputs, outputs) = operands.split_at(step.inputs.len());
+            let launch = Launch {
+                inputs,
+                outputs,
+                scratch: Location {
+                    buffer: memory.workspace,
+                    offset: step.scratch,
+                },
+                pool,
+            };
+            assert_unlocked();
+            let launched = step.prepared.launch(&launch);
+            trace::step(number);
+            launched.map_err(|error| step.failed(error))?;
+        }
+        Ok(())
+    }
+
 
     /// What a call gives.
     pub fn outputs(&self) -> &[Spec] {
@@ -394,22 +421,31 @@ fn lifetimes(placed: &Placed, escapes: &[Option<usize>]) -> Vec<Request> {
     requests
 }
 
-impl Argument {
-    fn locate<'a>(
-        &'a self,
-        inputs: &'a [Tensor],
-        workspace: &'a Buffer,
-        escaping: &'a [Arc<Buffer>],
-    ) -> Location<'a> {
-        let (buffer, base) = match &self.source {
-            Source::Input(index) => (&*inputs[*index].buffer, inputs[*index].offset),
+impl PlanStep {
+    /// An error of this step, which says what it was at work on.
+    fn failed(&self, error: Error) -> Error {
+        error.context(&self.name, &self.signature)
+    }
+}
+
+/// The memory of one call.
+struct CallMemory<'a> {
+    inputs: &'a [Tensor],
+    workspace: &'a Buffer,
+    escaping: &'a [Arc<Buffer>],
+}
+
+impl<'a> CallMemory<'a> {
+    fn locate(&self, argument: &'a Argument) -> Location<'a> {
+        let (buffer, base) = match &argument.source {
+            Source::Input(index) => (&*self.inputs[*index].buffer, self.inputs[*index].offset),
             Source::Constant(buffer) => (&**buffer, 0),
-            Source::Workspace => (workspace, 0),
-            Source::Escaping(index) => (&*escaping[*index], 0),
+            Source::Workspace => (self.workspace, 0),
+            Source::Escaping(index) => (&*self.escaping[*index], 0),
         };
         Location {
             buffer,
-            offset: base + self.offset,
+            offset: base + argument.offset,
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::shape::Spec;
 
 /// A primitive that is one expression over inputs of one dtype.
 trait Elementwise: State + Clone + std::fmt::Debug {
-    /// The number of inputs.
+    /// The number of inputs, at most three.
     const INPUTS: usize;
 
     /// Whether it is defined for inputs of this dtype.
@@ -28,10 +28,6 @@ trait Elementwise: State + Clone + std::fmt::Debug {
 
     /// The primitive with each choice of parameters.
     fn variants() -> Vec<Self>;
-
-    fn program(&self, dtype: Dtype) -> Program {
-        Program::from_expr(&self.expr(dtype), &vec![dtype; Self::INPUTS])
-    }
 }
 
 impl<T: Elementwise> Operation for T {
@@ -46,7 +42,7 @@ impl<T: Elementwise> Operation for T {
         if !self.legal(input.dtype) {
             return Err(T::error(format!("{} is not possible for it", input.dtype)));
         }
-        let mut dtype = self.program(input.dtype).output_dtype(0);
+        let mut dtype = self.expr(input.dtype).dtype(input.dtype);
         // MLX's Abs of complex numbers is complex, followed by a conversion, or real.
         if T::NAME == Abs::NAME
             && input.dtype == Dtype::Complex64
@@ -60,7 +56,7 @@ impl<T: Elementwise> Operation for T {
     fn lower(&self, inputs: &[Spec], outputs: &[Spec]) -> Result<Lowered> {
         let dtype = inputs[0].dtype;
         let expr = Expr::Cast(outputs[0].dtype, Box::new(self.expr(dtype)));
-        let program = Program::from_expr(&expr, &vec![dtype; T::INPUTS]);
+        let program = Program::from_expr(&expr, &[dtype; 3][..T::INPUTS]);
         Ok(match program.outputs[..] {
             // Register 0 is input 0.
             [0] => Lowered::view(View::Identity),

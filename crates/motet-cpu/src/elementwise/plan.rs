@@ -4,6 +4,7 @@ use motet_core::dtype::Dtype;
 use motet_core::error::{Error, Result};
 use motet_core::program::{Binary, Instruction, Program, Register, Unary};
 use motet_core::shape::Layout;
+use smallvec::{SmallVec, smallvec};
 
 use super::link::Open;
 use super::prepared::{Action, Place, Prepared};
@@ -110,19 +111,22 @@ impl Slots {
     }
 }
 
+/// Something for each register, input or output: a program of one operation has a few.
+type Short<T> = SmallVec<[T; 8]>;
+
 pub(super) struct Planner<'a> {
     pub(super) program: &'a Program,
     pub(super) inputs: &'a [Layout],
     /// Whether each input has one value for all elements.
-    scalars: Vec<bool>,
+    scalars: Short<bool>,
     simd: Simd,
     /// For each register the one that holds its value: another where a cast changes nothing.
-    pub(super) root: Vec<Register>,
+    pub(super) root: Short<Register>,
     /// For each root the last instruction that reads it; `usize::MAX` where the end does.
-    pub(super) last_use: Vec<usize>,
-    pub(super) places: Vec<Option<Place>>,
+    pub(super) last_use: Short<usize>,
+    pub(super) places: Short<Option<Place>>,
     /// Whether each output has been written in place.
-    pub(super) stored: Vec<bool>,
+    pub(super) stored: Short<bool>,
     pub(super) slots: Slots,
     once: Vec<Action>,
     pub(super) each: Vec<Action>,
@@ -137,13 +141,13 @@ pub(super) struct Planner<'a> {
 impl<'a> Planner<'a> {
     fn new(program: &'a Program, inputs: &'a [Layout], simd: Simd) -> Planner<'a> {
         let code = &program.code;
-        let mut read = vec![false; code.len()];
+        let mut read: Short<bool> = smallvec![false; code.len()];
         for &(instruction, _) in code {
             for operand in operands(instruction) {
                 read[operand] = true;
             }
         }
-        let mut root: Vec<Register> = (0..code.len()).collect();
+        let mut root: Short<Register> = (0..code.len()).collect();
         for (register, &(instruction, dtype)) in code.iter().enumerate() {
             if let Instruction::Cast(a) = instruction {
                 // A rounding that only a store reads is done by the store.
@@ -154,7 +158,7 @@ impl<'a> Planner<'a> {
                 }
             }
         }
-        let mut last_use = vec![0; code.len()];
+        let mut last_use: Short<usize> = smallvec![0; code.len()];
         for (register, &(instruction, _)) in code.iter().enumerate() {
             if root[register] == register {
                 for operand in operands(instruction) {
@@ -176,8 +180,8 @@ impl<'a> Planner<'a> {
             simd,
             root,
             last_use,
-            places: vec![None; code.len()],
-            stored: vec![false; program.outputs.len()],
+            places: smallvec![None; code.len()],
+            stored: smallvec![false; program.outputs.len()],
             slots: Slots::default(),
             once: Vec::new(),
             each: Vec::new(),
