@@ -90,14 +90,16 @@ pub enum Kernel {
     /// Rotary position embedding; inputs x (..., T, D), offsets (one, or one for each element of
     /// the first dimension) and, where there is no base, the period of each pair.
     Rope(Rope),
-    /// `softmax(scale * q @ kᵀ + mask) @ v`; inputs q (B, H, L, D), k, v, then `mask` and `sinks`,
-    /// where there are such. Several heads of q may share one of k and v. The mask broadcasts to
+    /// `softmax(scale * q @ kᵀ + mask) @ v`; inputs q (B, H, L, D), k, v, then further k and v,
+    /// `mask` and `sinks`, where there are such. Several heads of q may share one of k and v. The mask broadcasts to
     /// the scores: bool keeps where it is true, floats are added.
     Attention {
         /// Scale of the scores.
         scale: f32,
         /// Query i of L sees the first `i + 1 + keys - L` keys.
         causal: bool,
+        /// Whether more keys and values follow the first ones, as inputs of their own.
+        appended: bool,
         /// Whether there is a mask.
         mask: bool,
         /// Whether there is a score for each head of q that no value belongs to.

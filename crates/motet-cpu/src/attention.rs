@@ -5,6 +5,9 @@
 //! of exponentials and the weighted sum of values, which it scales down when a larger score comes.
 //! All is summed in float32 (float64 for itself), rounded once. Blocks depend on shapes alone.
 //!
+//! Keys and values may come in two pieces: a cache, and what is appended to it. No block has keys of
+//! both.
+//!
 //! Few rows are computed one after the other (`few`), many as lanes of vectors (`many`).
 
 use std::marker::PhantomData;
@@ -15,6 +18,7 @@ use motet_core::dtype::Dtype;
 use motet_core::error::{Error, ErrorKind, Result};
 use motet_core::kernel::Kernel;
 use motet_core::shape::Layout;
+use smallvec::SmallVec;
 
 use crate::matmul::{Factor, Operand, Stack, matrix_steps};
 use crate::number::Number;
@@ -26,14 +30,18 @@ mod few;
 mod lanes;
 mod many;
 
-use lanes::Fused;
+use lanes::MulAdd;
 
 /// q, k and v with contiguous rows or columns; masks in any layout.
 pub(crate) fn accepts(kernel: &Kernel, index: usize, layout: &Layout) -> bool {
-    match (index, kernel) {
-        (0..3, _) => matrix_steps(layout).is_some(),
-        (3, Kernel::Attention { mask, .. }) => *mask,
-        _ => false,
+    let &Kernel::Attention { appended, mask, .. } = kernel else {
+        return false;
+    };
+    let matrices = if appended { 5 } else { 3 };
+    match index.checked_sub(matrices) {
+        None => matrix_steps(layout).is_some(),
+        Some(0) => mask,
+        Some(_) => false,
     }
 }
 
@@ -46,6 +54,7 @@ pub(crate) fn prepare(
     let &Kernel::Attention {
         scale,
         causal,
+        appended,
         mask,
         sinks,
     } = kernel
@@ -55,11 +64,21 @@ pub(crate) fn prepare(
     let ([q, k, v, more @ ..], [out]) = (inputs, outputs) else {
         return Err(unexpected());
     };
-    let ranks = [q, k, v, out].map(|layout| layout.shape.len());
-    if ranks != [4; 4] || more.len() != usize::from(mask) + usize::from(sinks) || k.shape[1] == 0 {
+    let (further, more) = more
+        .split_at_checked(2 * usize::from(appended))
+        .ok_or_else(unexpected)?;
+    let matrices = [q, out, k, v].into_iter().chain(further);
+    let ranks = matrices
+        .map(|layout| layout.shape.len())
+        .all(|rank| rank == 4);
+    if !ranks || more.len() != usize::from(mask) + usize::from(sinks) || k.shape[1] == 0 {
         return Err(unexpected());
     }
     let (mask, sinks) = more.split_at(usize::from(mask));
+    let mut pieces = vec![Piece::new(k, v)?];
+    if let [k, v] = further {
+        pieces.push(Piece::new(k, v)?);
+    }
     macro_rules! step {
         ($T:ty) => {
             Ok(Box::new(Attention::<$T> {
@@ -68,12 +87,11 @@ pub(crate) fn prepare(
                 group: q.shape[1] / k.shape[1],
                 kv_heads: k.shape[1],
                 queries: q.shape[2],
-                keys: k.shape[2],
+                keys: pieces.iter().map(|piece| piece.keys).sum(),
                 features: q.shape[3],
                 values: v.shape[3],
                 q: Stack::new(q)?,
-                k: Stack::new(k)?,
-                v: Stack::new(v)?,
+                pieces,
                 mask: mask.first().map(Mask::new),
                 sinks: sinks.first().cloned(),
                 out: out.clone(),
@@ -117,13 +135,47 @@ struct Attention<T> {
     features: usize,
     values: usize,
     q: Stack,
-    k: Stack,
-    v: Stack,
+    pieces: Vec<Piece>,
     mask: Option<Mask>,
     sinks: Option<Layout>,
     out: Layout,
     simd: Simd,
     element: PhantomData<T>,
+}
+
+/// Keys and their values.
+struct Piece {
+    k: Stack,
+    v: Stack,
+    keys: usize,
+}
+
+impl Piece {
+    fn new(k: &Layout, v: &Layout) -> Result<Piece> {
+        if k.shape[2] != v.shape[2] {
+            return Err(unexpected());
+        }
+        Ok(Piece {
+            k: Stack::new(k)?,
+            v: Stack::new(v)?,
+            keys: k.shape[2],
+        })
+    }
+}
+
+/// A piece, with where it is.
+struct PieceAt<'a, T> {
+    piece: &'a Piece,
+    k: Strided<'a, T>,
+    v: Strided<'a, T>,
+}
+
+/// Some keys that are computed together.
+struct KeyBlock<'p, 'a, T> {
+    piece: &'p PieceAt<'a, T>,
+    /// Which keys of the piece they are, and which of all.
+    own: Range<usize>,
+    keys: Range<usize>,
 }
 
 /// How a mask broadcasts to the scores.
@@ -157,8 +209,7 @@ enum Marks<'a, T> {
 /// The operands of a launch.
 struct Operands<'a, T: Operand> {
     q: Strided<'a, T>,
-    k: Strided<'a, T>,
-    v: Strided<'a, T>,
+    pieces: SmallVec<[PieceAt<'a, T>; 2]>,
     mask: Option<(&'a Mask, Marks<'a, T>)>,
     sinks: Option<Vec<T::Sum>>,
 }
@@ -170,7 +221,7 @@ struct Seen<S> {
     sum: S,
 }
 
-impl<T: Operand<Sum: Fused>> Step for Attention<T> {
+impl<T: Operand<Sum: MulAdd>> Step for Attention<T> {
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
         let out = Output::<T>::new(&launch.outputs[0], &self.out)?;
         if out.len() == 0 {
@@ -201,11 +252,20 @@ impl<T: Operand<Sum: Fused>> Step for Attention<T> {
     }
 }
 
-impl<T: Operand<Sum: Fused>> Attention<T> {
+impl<T: Operand<Sum: MulAdd>> Attention<T> {
     fn operands<'a>(&'a self, launch: &Launch<'a>) -> Result<Operands<'a, T>> {
+        let matrices = 1 + 2 * self.pieces.len();
+        let mut pieces = SmallVec::new();
+        for (piece, at) in self.pieces.iter().zip(launch.inputs[1..matrices].chunks(2)) {
+            pieces.push(PieceAt {
+                piece,
+                k: Strided::new(&at[0], &piece.k.layout)?,
+                v: Strided::new(&at[1], &piece.v.layout)?,
+            });
+        }
         let mask = match &self.mask {
             Some(mask) => {
-                let (location, layout) = (&launch.inputs[3], &mask.layout);
+                let (location, layout) = (&launch.inputs[matrices], &mask.layout);
                 let marks = match layout.dtype {
                     Dtype::Bool => Marks::Keep(Strided::new(location, layout)?),
                     _ => Marks::Add(Strided::new(location, layout)?),
@@ -216,7 +276,10 @@ impl<T: Operand<Sum: Fused>> Attention<T> {
         };
         let sinks = match &self.sinks {
             Some(layout) => {
-                let values = input::<T>(&launch.inputs[3 + usize::from(mask.is_some())], layout)?;
+                let values = input::<T>(
+                    &launch.inputs[matrices + usize::from(mask.is_some())],
+                    layout,
+                )?;
                 let mut sinks = vec![T::Sum::ZERO; values.len()];
                 T::load(values, &mut sinks);
                 Some(sinks)
@@ -225,8 +288,7 @@ impl<T: Operand<Sum: Fused>> Attention<T> {
         };
         Ok(Operands {
             q: Strided::new(&launch.inputs[0], &self.q.layout)?,
-            k: Strided::new(&launch.inputs[1], &self.k.layout)?,
-            v: Strided::new(&launch.inputs[2], &self.v.layout)?,
+            pieces,
             mask,
             sinks,
         })
@@ -305,6 +367,25 @@ impl<T: Operand<Sum: Fused>> Attention<T> {
             return self.keys;
         }
         visible.max().unwrap_or(0)
+    }
+
+    /// The keys before `end` in blocks.
+    fn blocks<'p, 'a>(
+        &self,
+        operands: &'p Operands<'a, T>,
+        end: usize,
+    ) -> impl Iterator<Item = KeyBlock<'p, 'a, T>> {
+        let mut first = 0;
+        operands.pieces.iter().flat_map(move |piece| {
+            let before = first;
+            let len = piece.piece.keys.min(end - before);
+            first += len;
+            (0..len).step_by(KEYS).map(move |start| {
+                let own = start..len.min(start + KEYS);
+                let keys = before + own.start..before + own.end;
+                KeyBlock { piece, own, keys }
+            })
+        })
     }
 
     /// Applies mask and causality to scores of these rows and keys. Those of a row are `row_step`

@@ -18,6 +18,8 @@ mod memory_plan;
 #[cfg(not(loom))]
 mod passes;
 #[cfg(not(loom))]
+mod pieces;
+#[cfg(not(loom))]
 mod place;
 #[cfg(not(loom))]
 pub mod plan;

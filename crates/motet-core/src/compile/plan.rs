@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use crate::backend::{self, Backend, Launch, Location};
 use crate::compile::ir::{self, Ir, Kind, signature};
 use crate::compile::memory_plan::{Request, plan_memory};
+use crate::compile::pieces::read_in_pieces;
 use crate::compile::place::{Place, Placed, PlacedKernel, Root, place};
 use crate::compile::{executor, passes};
 use crate::device::Device;
@@ -107,7 +108,10 @@ impl Plan {
             ir = passes::fuse_epilogues(ir, &fuses);
         }
         let pack = |tensor: &Tensor| executor::row_major(backend, tensor, pool);
-        let placed = place(passes::dead_code(ir), backend, &pack)?;
+        let mut placed = place(passes::dead_code(ir), backend, &pack)?;
+        if fuse {
+            read_in_pieces(&mut placed, backend);
+        }
         Plan::from_placed(placed, outputs, backend, pool)
     }
 
@@ -284,10 +288,6 @@ impl Plan {
         Ok(self.results.iter().map(result).collect())
     }
 
-    /// What the plan was built for.
-    pub fn inputs(&self) -> &[Spec] {
-        &self.inputs
-    }
     /// Launches the steps in order; `running` is the one that is at work.
     fn run_steps(
         &self,
@@ -324,6 +324,10 @@ impl Plan {
         Ok(())
     }
 
+    /// What the plan was built for.
+    pub fn inputs(&self) -> &[Spec] {
+        &self.inputs
+    }
 
     /// What a call gives.
     pub fn outputs(&self) -> &[Spec] {

@@ -329,6 +329,7 @@ impl Operation for ScaledDotProductAttention {
         Ok(Lowered::Kernel(Kernel::Attention {
             scale: self.scale,
             causal: self.causal,
+            appended: false,
             mask: mask.is_some(),
             sinks: sinks.is_some(),
         }))

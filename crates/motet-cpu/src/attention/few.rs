@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
-use super::lanes::Fused;
-use super::{Attention, KEYS, Operands, Seen, center};
+use super::lanes::MulAdd;
+use super::{Attention, KEYS, KeyBlock, Operands, PieceAt, Seen, center};
 use crate::matmul::{Matrix, Operand, Sizes, multiply};
 use crate::number::Number;
 use crate::real::{Real, exp_minus, maximum};
@@ -19,7 +19,7 @@ fn row_of<S>(data: &[S], row: usize, len: usize) -> Matrix<'_, S> {
     }
 }
 
-impl<T: Operand<Sum: Fused>> Attention<T> {
+impl<T: Operand<Sum: MulAdd>> Attention<T> {
     /// Computes some of the rows that share the keys with number `batch`.
     pub(super) fn few_rows(
         &self,
@@ -38,8 +38,7 @@ impl<T: Operand<Sum: Fused>> Attention<T> {
         let first = |row| self.first_seen(operands, batch, row);
         let mut seen: Vec<Seen<T::Sum>> = rows.clone().map(first).collect();
         let end = self.last_key(operands, rows.clone());
-        for start in (0..end).step_by(KEYS) {
-            let keys = start..end.min(start + KEYS);
+        for KeyBlock { piece, own, keys } in self.blocks(operands, end) {
             let n = keys.len();
             let scores = &mut scores[..rows.len() * n];
             let use_keys = |keys: Matrix<'_, T::Sum>| {
@@ -58,9 +57,11 @@ impl<T: Operand<Sum: Fused>> Attention<T> {
                     multiply(sizes, one, q, transposed, false, scores, n);
                 }
             };
-            self.k
-                .with_block(operands.k, batch, keys.clone(), 0..features, use_keys);
-            self.hide(operands, batch, rows.clone(), keys.clone(), scores, [n, 1]);
+            let PieceAt { piece, k, v } = piece;
+            piece
+                .k
+                .with_block(*k, batch, own.clone(), 0..features, use_keys);
+            self.hide(operands, batch, rows.clone(), keys, scores, [n, 1]);
             let lines = scores.chunks_mut(n).zip(sums.chunks_mut(values));
             for ((scores, sums), seen) in lines.zip(&mut seen) {
                 leveled!(simd, weigh<S: Real = T::Sum>(
@@ -78,8 +79,7 @@ impl<T: Operand<Sum: Fused>> Attention<T> {
                     multiply(sizes, one, weights, rows, true, sums, values);
                 }
             };
-            self.v
-                .with_block(operands.v, batch, keys, 0..values, use_values);
+            piece.v.with_block(*v, batch, own, 0..values, use_values);
         }
         for (sums, seen) in sums.chunks_mut(values).zip(seen) {
             let scale = one / seen.sum;

@@ -19,18 +19,18 @@ pub(super) type Lanes<S> = [S; LANES];
 const TOGETHER: usize = 6;
 
 /// Sums of products that are rounded once where that is one instruction.
-pub(super) trait Fused: Real {
+pub(super) trait MulAdd: Real {
     fn mul_add<L: Level>(self, factor: Self, term: Self) -> Self;
 }
 
-impl Fused for f32 {
+impl MulAdd for f32 {
     #[inline(always)]
     fn mul_add<L: Level>(self, factor: f32, term: f32) -> f32 {
         L::mul_add(self, factor, term)
     }
 }
 
-impl Fused for f64 {
+impl MulAdd for f64 {
     #[inline(always)]
     fn mul_add<L: Level>(self, factor: f64, term: f64) -> f64 {
         self * factor + term
@@ -59,7 +59,11 @@ macro_rules! in_blocks {
 
 /// Products of the queries and each key.
 #[inline(always)]
-pub(super) fn scores<L: Level, S: Fused>(q: &[Lanes<S>], keys: Matrix<'_, S>, to: &mut [Lanes<S>]) {
+pub(super) fn scores<L: Level, S: MulAdd>(
+    q: &[Lanes<S>],
+    keys: Matrix<'_, S>,
+    to: &mut [Lanes<S>],
+) {
     if q.is_empty() {
         return to.fill([S::ZERO; LANES]);
     }
@@ -67,7 +71,7 @@ pub(super) fn scores<L: Level, S: Fused>(q: &[Lanes<S>], keys: Matrix<'_, S>, to
 }
 
 #[inline(always)]
-fn scores_of<L: Level, S: Fused, const N: usize>(
+fn scores_of<L: Level, S: MulAdd, const N: usize>(
     q: &[Lanes<S>],
     keys: Matrix<'_, S>,
     first: usize,
@@ -92,7 +96,7 @@ fn scores_of<L: Level, S: Fused, const N: usize>(
 /// Makes scores the weights of their values, relative to the largest score so far, and scales what
 /// was summed before down to that.
 #[inline(always)]
-pub(super) fn weigh<L: Level, S: Fused>(
+pub(super) fn weigh<L: Level, S: MulAdd>(
     scores: &mut [Lanes<S>],
     sums: &mut [Lanes<S>],
     seen: &mut Lanes<Seen<S>>,
@@ -142,7 +146,7 @@ pub(super) fn weigh<L: Level, S: Fused>(
 
 /// Adds the values, each times its weights.
 #[inline(always)]
-pub(super) fn add_values<L: Level, S: Fused>(
+pub(super) fn add_values<L: Level, S: MulAdd>(
     weights: &[Lanes<S>],
     values: Matrix<'_, S>,
     sums: &mut [Lanes<S>],
@@ -151,7 +155,7 @@ pub(super) fn add_values<L: Level, S: Fused>(
 }
 
 #[inline(always)]
-fn add_values_of<L: Level, S: Fused, const N: usize>(
+fn add_values_of<L: Level, S: MulAdd, const N: usize>(
     weights: &[Lanes<S>],
     values: Matrix<'_, S>,
     first: usize,

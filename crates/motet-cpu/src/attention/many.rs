@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::lanes::{Fused, LANES, Lanes, add_values, scores, weigh};
-use super::{Attention, KEYS, Operands, Seen};
+use super::lanes::{LANES, Lanes, MulAdd, add_values, scores, weigh};
+use super::{Attention, KEYS, KeyBlock, Operands, PieceAt, Seen};
 use crate::matmul::{Matrix, Operand};
 use crate::number::Number;
 use crate::simd::leveled;
@@ -15,7 +15,7 @@ struct Block<S> {
     seen: Lanes<Seen<S>>,
 }
 
-impl<T: Operand<Sum: Fused>> Attention<T> {
+impl<T: Operand<Sum: MulAdd>> Attention<T> {
     /// Computes some of the rows that share the keys with number `batch`.
     pub(super) fn many_rows(
         &self,
@@ -38,8 +38,7 @@ impl<T: Operand<Sum: Fused>> Attention<T> {
         });
         let mut scores = vec![zero; self.keys.min(KEYS)];
         let end = self.last_key(operands, rows.clone());
-        for start in (0..end).step_by(KEYS) {
-            let keys = start..end.min(start + KEYS);
+        for KeyBlock { piece, own, keys } in self.blocks(operands, end) {
             let scores = &mut scores[..keys.len()];
             let mut use_both = |k: Matrix<'_, T::Sum>, v: Matrix<'_, T::Sum>| {
                 let mut memory = [Vec::new(), Vec::new()];
@@ -53,11 +52,17 @@ impl<T: Operand<Sum: Fused>> Attention<T> {
                 }
             };
             let (features, values) = (0..self.features, 0..self.values);
-            self.k
-                .with_block(operands.k, batch, keys.clone(), features, |k| {
-                    let v_keys = keys.clone();
-                    self.v
-                        .with_block(operands.v, batch, v_keys, values, |v| use_both(k, v));
+            let PieceAt {
+                piece,
+                k: k_at,
+                v: v_at,
+            } = piece;
+            piece
+                .k
+                .with_block(*k_at, batch, own.clone(), features, |k| {
+                    piece
+                        .v
+                        .with_block(*v_at, batch, own.clone(), values, |v| use_both(k, v));
                 });
         }
         let mut row_sums = vec![T::Sum::ZERO; self.values];
@@ -85,15 +90,15 @@ impl<T: Operand<Sum: Fused>> Attention<T> {
     ) {
         let simd = self.simd;
         let (q, sums, seen) = (&block.q[..], &mut block.sums[..], &mut block.seen);
-        leveled!(simd, scores<S: Fused = T::Sum>(
+        leveled!(simd, scores<S: MulAdd = T::Sum>(
             q: &[Lanes<S>], k: Matrix<'_, S>, weights: &mut [Lanes<S>]
         ));
         let flat = weights.as_flattened_mut();
         self.hide(operands, batch, rows, keys, flat, [1, LANES]);
-        leveled!(simd, weigh<S: Fused = T::Sum>(
+        leveled!(simd, weigh<S: MulAdd = T::Sum>(
             weights: &mut [Lanes<S>], sums: &mut [Lanes<S>], seen: &mut Lanes<Seen<S>>
         ));
-        leveled!(simd, add_values<S: Fused = T::Sum>(
+        leveled!(simd, add_values<S: MulAdd = T::Sum>(
             weights: &[Lanes<S>], v: Matrix<'_, S>, sums: &mut [Lanes<S>]
         ));
     }

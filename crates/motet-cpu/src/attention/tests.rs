@@ -55,10 +55,11 @@ impl Case {
         })
     }
 
-    fn kernel(&self) -> Kernel {
+    fn kernel(&self, appended: bool) -> Kernel {
         Kernel::Attention {
             scale: 0.7,
             causal: self.causal,
+            appended,
             mask: self.mask.is_some(),
             sinks: self.sinks.is_some(),
         }
@@ -123,7 +124,34 @@ impl Case {
             .as_ref()
             .map(|sinks| tensor(&[sinks.len()], sinks));
         let inputs: Vec<&Tensor> = [q, k, v].into_iter().chain(mask).chain(&sinks).collect();
-        values(&run(&self.kernel(), &inputs, &self.out(Dtype::Float32)).unwrap()[0])
+        values(&run(&self.kernel(false), &inputs, &self.out(Dtype::Float32)).unwrap()[0])
+    }
+
+    /// As [`run`](Case::run), with the first `first` keys and values as one piece and the rest as
+    /// another.
+    fn run_in_pieces(
+        &self,
+        operands: &[Tensor; 3],
+        mask: Option<&Tensor>,
+        first: usize,
+    ) -> Vec<f32> {
+        let piece = |tensor: &Tensor, from: usize, len: usize| {
+            let mut layout = tensor.layout.clone();
+            layout.shape.dims_mut()[2] = len;
+            let bytes = from * layout.strides[2] as usize * 4;
+            tensor.view(layout, bytes as isize).unwrap()
+        };
+        let [q, k, v] = operands;
+        let rest = self.lengths[1] - first;
+        let further = [k, v].map(|x| piece(x, first, rest));
+        let [k, v] = [k, v].map(|x| piece(x, 0, first));
+        let sinks = self
+            .sinks
+            .as_ref()
+            .map(|sinks| tensor(&[sinks.len()], sinks));
+        let pieces = [q, &k, &v].into_iter().chain(&further);
+        let inputs: Vec<&Tensor> = pieces.chain(mask).chain(&sinks).collect();
+        values(&run(&self.kernel(true), &inputs, &self.out(Dtype::Float32)).unwrap()[0])
     }
 
     fn tensors(&self, operands: &[Vec<f32>; 3]) -> [Tensor; 3] {
@@ -134,8 +162,14 @@ impl Case {
     /// Runs it and compares with the definition.
     fn check(&self, mask: Option<&Tensor>) {
         let operands = self.operands();
-        let got = self.run(&self.tensors(&operands), mask);
-        close(&got, &self.reference(&operands), 2e-6);
+        let tensors = self.tensors(&operands);
+        let want = self.reference(&operands);
+        close(&self.run(&tensors, mask), &want, 2e-6);
+        // The same in two pieces, as a cache and what is appended to it.
+        let keys = self.lengths[1];
+        for first in [0, 1, keys / 2, keys - 1] {
+            close(&self.run_in_pieces(&tensors, mask, first), &want, 2e-6);
+        }
     }
 }
 
@@ -289,7 +323,7 @@ fn heads_between_lengths_and_half_types() {
         t
     });
     let inputs: Vec<&Tensor> = tensors.iter().collect();
-    let got = run(&case.kernel(), &inputs, &case.out(Dtype::Float16)).unwrap();
+    let got = run(&case.kernel(false), &inputs, &case.out(Dtype::Float16)).unwrap();
     let got: Vec<f32> = values::<f16>(&got[0])
         .into_iter()
         .map(f16::to_f32)
@@ -300,13 +334,13 @@ fn heads_between_lengths_and_half_types() {
         tensor(&t.layout.shape, &data)
     });
     let inputs: Vec<&Tensor> = wide.iter().collect();
-    let got = run(&case.kernel(), &inputs, &case.out(Dtype::Float64)).unwrap();
+    let got = run(&case.kernel(false), &inputs, &case.out(Dtype::Float64)).unwrap();
     for (got, want) in values::<f64>(&got[0]).iter().zip(&want) {
         assert!((got - want).abs() < 1e-14);
     }
     // Columns apart in memory are not read in place.
     tensors[0].layout.strides[3] = 2;
-    assert!(!accepts(&case.kernel(), 0, &tensors[0].layout));
+    assert!(!accepts(&case.kernel(false), 0, &tensors[0].layout));
 }
 
 #[test]
@@ -315,7 +349,7 @@ fn bits_do_not_depend_on_the_number_of_threads() {
     let tensors = case.tensors(&case.operands());
     let layouts: Vec<Layout> = tensors.iter().map(|t| t.layout.clone()).collect();
     let spec = &case.out(Dtype::Float32)[0];
-    let step = prepare(&case.kernel(), &layouts, &[spec.layout()]).unwrap();
+    let step = prepare(&case.kernel(false), &layouts, &[spec.layout()]).unwrap();
     let attend = |threads: usize| {
         let out = Tensor::allocate(spec, heap()).unwrap();
         let inputs: Vec<_> = tensors.iter().map(crate::testing::location).collect();

@@ -71,6 +71,7 @@ pub(super) fn attention(matcher: &Matcher<'_>, root: Value, rewrite: &mut Rewrit
     let kernel = Kernel::Attention {
         scale,
         causal,
+        appended: false,
         mask: inputs.len() > 3,
         sinks: false,
     };
@@ -113,10 +114,7 @@ impl Scores {
             let chain = [weights, softmax, input, hidden, scaled, scores];
             let once = |&value: &Value| matcher.is_used_once(value);
             // Before it was split into groups of heads.
-            let mut whole = q;
-            while let Some((View::Reshape, from)) = matcher.view(whole) {
-                whole = from;
-            }
+            let whole = matcher.unreshaped(q);
             let (unscaled, before) = matcher.scaled(whole);
             let scale = after * before;
             let exact = f64::from(scale as f32) == scale || matcher.spec(q).dtype != Dtype::Float64;
@@ -259,6 +257,7 @@ mod tests {
         Some(Kernel::Attention {
             scale: 1.0,
             causal,
+            appended: false,
             mask,
             sinks: false,
         })

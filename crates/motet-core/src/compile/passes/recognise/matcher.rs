@@ -178,6 +178,14 @@ impl<'a> Matcher<'a> {
         }
     }
 
+    /// What the value was before it got its shape.
+    pub(crate) fn unreshaped(&self, mut value: Value) -> Value {
+        while let Some((View::Reshape, from)) = self.view(value) {
+            value = from;
+        }
+        value
+    }
+
     /// What the value was before it was broadcast.
     pub(crate) fn unbroadcast(&self, mut value: Value) -> Value {
         while let Some((View::Broadcast, from)) = self.view(value) {
