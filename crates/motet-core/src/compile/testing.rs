@@ -56,6 +56,16 @@ impl Builder {
         self.0.values.len() - 1
     }
 
+    pub(crate) fn input_of(&mut self, spec: Spec) -> Value {
+        let value = self.input(&spec.shape);
+        self.0.values[value] = spec;
+        value
+    }
+
+    pub(crate) fn spec(&self, value: Value) -> &Spec {
+        &self.0.values[value]
+    }
+
     pub(crate) fn shape(&self, value: Value) -> Vec<usize> {
         self.0.values[value].shape.to_vec()
     }
@@ -111,6 +121,19 @@ impl Builder {
             inputs: SmallVec::from_slice(inputs),
             outputs: smallvec![output],
         });
+        output
+    }
+
+    /// A step whose result is of another dtype than float32 too.
+    pub(crate) fn step_of(
+        &mut self,
+        name: &str,
+        kind: Kind,
+        inputs: &[Value],
+        spec: Spec,
+    ) -> Value {
+        let output = self.step(name, kind, inputs, &spec.shape);
+        self.0.values[output] = spec;
         output
     }
 

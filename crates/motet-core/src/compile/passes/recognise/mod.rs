@@ -16,6 +16,7 @@ mod convolution;
 mod matcher;
 mod norm;
 mod pool;
+mod quantized;
 mod rope;
 mod softmax;
 
@@ -34,6 +35,8 @@ pub(crate) fn recognise(ir: Ir) -> Ir {
         attention::attention,
         pool::pool,
         convolution::convolution,
+        quantized::dequantize,
+        quantized::product,
     ];
     forms.iter().fold(ir, |ir, form| with(ir, *form))
 }
