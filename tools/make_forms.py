@@ -180,3 +180,34 @@ kernel = normal(4, 3, 3, 5) * 0.3
 mx.eval(norm.state, kernel)
 form("convolution_batch_norm", lambda x: nn.relu(norm(mx.conv2d(x, kernel, 1, 1))), x)
 form("convolution_bias", lambda x: mx.conv2d(x, kernel) + norm.weight, x)
+
+# Attention of a decoding step: to a cache, and to what the step appends to it
+q, row = normal(1, 4, 1, 8), normal(1, 2, 1, 8)
+caches = [normal(1, 2, 9, 8) for _ in range(2)]
+
+
+def decode(q, row, keys, values):
+    keys = mx.concatenate([keys, row], axis=2)
+    values = mx.concatenate([values, row + 1], axis=2)
+    return keys, values, mx.fast.scaled_dot_product_attention(q, keys, values, scale=0.4)
+
+
+form("attention_appended", lambda *inputs: decode(*inputs)[2], q, row, *caches)
+form("attention_cache_returned", decode, q, row, *caches)
+
+# Quantised weights that are unpacked before they are multiplied
+for bits in (2, 3, 4, 5, 6, 8):
+    dtype = mx.float16 if bits == 4 else mx.float32
+    packed = mx.quantize(normal(6, 64, dtype=dtype), 32, bits)
+    mx.eval(*packed)
+    form(
+        f"dequantize_matmul_{bits}",
+        lambda x: x @ mx.dequantize(*packed, 32, bits).T,
+        normal(2, 3, 64, dtype=dtype),
+    )
+form(
+    "dequantize_matmul_rows",
+    lambda x, *packed: x @ mx.dequantize(*packed, 32, 8),
+    normal(3, 6),
+    *packed,
+)

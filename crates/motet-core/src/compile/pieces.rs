@@ -106,6 +106,9 @@ mod tests {
     use crate::shape::Axes;
     use crate::tensor::Tensor;
 
+    /// What is made of a cache and a row: what is attended to, and a further result.
+    type Join = dyn Fn(&mut Builder, Value, Value) -> (Value, Option<Value>);
+
     fn concatenate(b: &mut Builder, inputs: &[Value], axis: usize) -> Value {
         let mut shape = b.shape(inputs[0]);
         shape[axis] = inputs.iter().map(|&v| b.shape(v)[axis]).sum();
@@ -127,10 +130,7 @@ mod tests {
     /// The names of the kernels of a step that attends to what `join` makes of a cache of `rows` rows
     /// and a row, for keys and for values, and how many inputs the attention has. What `join` returns
     /// second is a result too.
-    fn kernels(
-        rows: [usize; 2],
-        join: impl Fn(&mut Builder, Value, Value) -> (Value, Option<Value>),
-    ) -> (Vec<String>, usize) {
+    fn kernels(rows: [usize; 2], join: &Join) -> (Vec<String>, usize) {
         let mut b = Builder::default();
         let q = b.input(&[1, 2, 1, 4]);
         let mut results = Vec::new();
@@ -154,12 +154,12 @@ mod tests {
 
     #[test]
     fn what_is_joined_for_attention_alone_is_not_joined() {
-        let (names, inputs) = kernels([7, 7], |b, cache, row| {
+        let (names, inputs) = kernels([7, 7], &|b, cache, row| {
             (concatenate(b, &[cache, row], 2), None)
         });
         assert_eq!((&names[..], inputs), (&["Attention".to_owned()][..], 5));
         // Views that come to nothing.
-        let (names, _) = kernels([7, 7], |b, cache, row| {
+        let (names, _) = kernels([7, 7], &|b, cache, row| {
             let joined = concatenate(b, &[cache, row], 2);
             let swap = || View::Transpose(Axes::from_slice(&[0, 1, 3, 2]));
             let there = b.view(swap(), joined, &[1, 2, 4, 8]);
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn other_joins_stay() {
-        let stays = |join: &dyn Fn(&mut Builder, Value, Value) -> (Value, Option<Value>)| {
+        let stays = |join: &Join| {
             let (names, inputs) = kernels([7, 7], join);
             assert_eq!(inputs, 3);
             let joins = names.iter().filter(|name| *name == "Concatenate");
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn keys_and_values_have_to_be_cut_alike() {
-        let (names, inputs) = kernels([7, 6], |b, cache, row| {
+        let (names, inputs) = kernels([7, 6], &|b, cache, row| {
             (concatenate(b, &[cache, row], 2), None)
         });
         assert_eq!((names.len(), inputs), (3, 3));
