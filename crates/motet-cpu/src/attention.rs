@@ -30,8 +30,6 @@ mod few;
 mod lanes;
 mod many;
 
-use lanes::MulAdd;
-
 /// q, k and v with contiguous rows or columns; masks in any layout.
 pub(crate) fn accepts(kernel: &Kernel, index: usize, layout: &Layout) -> bool {
     let &Kernel::Attention { appended, mask, .. } = kernel else {
@@ -221,7 +219,7 @@ struct Seen<S> {
     sum: S,
 }
 
-impl<T: Operand<Sum: MulAdd>> Step for Attention<T> {
+impl<T: Operand<Sum: Real>> Step for Attention<T> {
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
         let out = Output::<T>::new(&launch.outputs[0], &self.out)?;
         if out.len() == 0 {
@@ -252,7 +250,7 @@ impl<T: Operand<Sum: MulAdd>> Step for Attention<T> {
     }
 }
 
-impl<T: Operand<Sum: MulAdd>> Attention<T> {
+impl<T: Operand<Sum: Real>> Attention<T> {
     fn operands<'a>(&'a self, launch: &Launch<'a>) -> Result<Operands<'a, T>> {
         let matrices = 1 + 2 * self.pieces.len();
         let mut pieces = SmallVec::new();

@@ -2,7 +2,7 @@
 //!
 //! Weights that are known when a plan is made are packed (`constant`): they are multiplied by the
 //! input where it lies. Otherwise the input under each output position is gathered into a row
-//! (`patches`).
+//! (`patches`), or summed directly where each channel has kernels of its own (`depthwise`).
 
 use motet_core::backend::Step;
 use motet_core::dtype::Dtype;
@@ -11,15 +11,16 @@ use motet_core::kernel::Kernel;
 use motet_core::shape::{Layout, Spec};
 use motet_core::tensor::Tensor;
 
-use crate::target::{Parts, is_summed, parts};
+use crate::target::{FusedStep, Parts, is_summed, parts};
 
 mod constant;
+mod depthwise;
 mod geometry;
 mod patches;
 
 use constant::ConstantStep;
 use geometry::Geometry;
-use patches::{FusedStep, PatchesStep};
+use patches::PatchesStep;
 
 /// Inputs are read row-major.
 pub(crate) fn accepts(_: &Kernel, _: usize, layout: &Layout) -> bool {
@@ -39,12 +40,18 @@ pub(crate) fn prepare(
     outputs: &[Layout],
     constants: &[Option<Tensor>],
 ) -> Result<Box<dyn Step>> {
+    let weights = constants.get(1).and_then(Option::as_ref);
     let is_fused = matches!(kernel, Kernel::Fused(_));
     let dtype = inputs.first().map_or(Dtype::Bool, |x| x.dtype);
     if !is_fused && !is_summed(dtype) {
         let geometry = Geometry::new(kernel, inputs, outputs)?;
         return Ok(match dtype {
-            Dtype::Float64 => Box::new(PatchesStep::<f64>::new(geometry, inputs, &outputs[0])),
+            Dtype::Float64 => Box::new(PatchesStep::<f64>::new(
+                geometry,
+                inputs,
+                &outputs[0],
+                weights,
+            )?),
             dtype => {
                 return Err(Error::unsupported(
                     "Convolution",
@@ -61,7 +68,7 @@ pub(crate) fn prepare(
     } = parts(kernel, inputs, outputs)?;
     let out = result.layout();
     let geometry = Geometry::new(kernel, inputs, std::slice::from_ref(&out))?;
-    if let Some(Some(weights)) = constants.get(1)
+    if let Some(weights) = weights
         && ConstantStep::takes(&geometry)
     {
         let step = ConstantStep::new(geometry, &inputs[0], weights, target)?;
@@ -69,9 +76,12 @@ pub(crate) fn prepare(
     }
     macro_rules! for_dtype {
         ($type:ty) => {{
-            let patches = PatchesStep::<$type>::new(geometry, inputs, &out);
+            let patches = PatchesStep::<$type>::new(geometry, inputs, &out, weights)?;
             match is_fused {
-                true => Box::new(FusedStep { patches, target }),
+                true => Box::new(FusedStep {
+                    kernel: patches,
+                    target,
+                }),
                 false => Box::new(patches),
             }
         }};

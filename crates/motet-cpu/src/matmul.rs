@@ -17,7 +17,7 @@ use motet_core::tensor::Tensor;
 
 use crate::number::Number;
 use crate::operand::{Output, Strided, Walk};
-use crate::target::{Parts, Target, is_summed, parts};
+use crate::target::{FusedStep, Parts, Summed, is_summed, parts};
 
 mod constant;
 mod gathered;
@@ -84,7 +84,10 @@ pub(crate) fn prepare(
         ($type:ty) => {{
             let product = MatmulStep::<$type>::new(alpha, a, b, None, &out)?;
             match kernel_is_fused {
-                true => Box::new(FusedStep { product, target }),
+                true => Box::new(FusedStep {
+                    kernel: product,
+                    target,
+                }),
                 false => Box::new(product),
             }
         }};
@@ -383,19 +386,9 @@ impl<T: Operand> Step for MatmulStep<T> {
     }
 }
 
-/// A product with a program on its result.
-struct FusedStep<T> {
-    product: MatmulStep<T>,
-    target: Target,
-}
-
-impl<T: Operand<Sum = f32>> Step for FusedStep<T> {
-    fn launch(&self, launch: &Launch<'_>) -> Result<()> {
-        let target = self.target.bind(launch)?;
-        self.product.run(launch, None, &|start, sums| {
-            // SAFETY: each part of a row is stored by one tile.
-            unsafe { target.store(start, sums) }
-        })
+impl<T: Operand<Sum = f32>> Summed for MatmulStep<T> {
+    fn sums(&self, launch: &Launch<'_>, store: &(dyn Fn(usize, &[f32]) + Sync)) -> Result<()> {
+        self.run(launch, None, store)
     }
 }
 

@@ -24,12 +24,14 @@ pub(crate) trait Real:
     fn from_count(count: usize) -> Self;
     fn is_finite(self) -> bool;
     fn sqrt(self) -> Self;
+    /// `self * factor + term`, rounded once where float32 has an instruction for that.
+    fn mul_add<L: Level>(self, factor: Self, term: Self) -> Self;
     fn exp<L: Level>(self) -> Self;
     fn log<L: Level>(self) -> Self;
 }
 
 macro_rules! real {
-    ($type:ident, $exp:expr, $log:expr) => {
+    ($type:ident, $mul_add:expr, $exp:expr, $log:expr) => {
         impl Real for $type {
             const MIN: Self = $type::MIN;
             #[inline(always)]
@@ -45,6 +47,10 @@ macro_rules! real {
                 $type::sqrt(self)
             }
             #[inline(always)]
+            fn mul_add<L: Level>(self, factor: Self, term: Self) -> Self {
+                $mul_add(self, factor, term)
+            }
+            #[inline(always)]
             fn exp<L: Level>(self) -> Self {
                 $exp(self)
             }
@@ -55,8 +61,8 @@ macro_rules! real {
         }
     };
 }
-real!(f32, math::exp::<L>, math::log::<L>);
-real!(f64, f64::exp, f64::ln);
+real!(f32, L::mul_add, math::exp::<L>, math::log::<L>);
+real!(f64, |a: f64, b, c| a * b + c, f64::exp, f64::ln);
 
 /// Independent accumulators: vectors of them hide the latency of an operation.
 const LANES: usize = 16;

@@ -1,8 +1,8 @@
 //! Where the float32 sums of a kernel go: into its output, or through the program of a fused kernel
-//! into the outputs of that.
+//! into the outputs of that. [`FusedStep`] is the step of a kernel that leaves it to that.
 
 use half::{bf16, f16};
-use motet_core::backend::Launch;
+use motet_core::backend::{Launch, Step};
 use motet_core::dtype::Dtype;
 use motet_core::error::{Error, ErrorKind, Result};
 use motet_core::kernel::{Fused, Kernel};
@@ -131,6 +131,38 @@ impl Target {
                     outputs: outputs.collect::<Result<_>>()?,
                 })
             }
+        })
+    }
+}
+
+/// A kernel whose sums a program can run on.
+pub(crate) trait Summed: Send + Sync {
+    /// As [`Step::scratch_bytes`].
+    fn scratch_bytes(&self) -> usize {
+        0
+    }
+
+    /// Computes tile by tile: `store` gets the sums of neighbours from a row-major number on, and
+    /// those of each element once.
+    fn sums(&self, launch: &Launch<'_>, store: &(dyn Fn(usize, &[f32]) + Sync)) -> Result<()>;
+}
+
+/// A kernel with a program on its result.
+pub(crate) struct FusedStep<S> {
+    pub kernel: S,
+    pub target: Target,
+}
+
+impl<S: Summed> Step for FusedStep<S> {
+    fn scratch_bytes(&self) -> usize {
+        self.kernel.scratch_bytes()
+    }
+
+    fn launch(&self, launch: &Launch<'_>) -> Result<()> {
+        let target = self.target.bind(launch)?;
+        self.kernel.sums(launch, &|start, sums| {
+            // SAFETY: the sums of an element are stored once.
+            unsafe { target.store(start, sums) }
         })
     }
 }

@@ -3,7 +3,6 @@
 
 use std::ops::Range;
 
-use super::lanes::MulAdd;
 use super::{Attention, KEYS, KeyBlock, Operands, PieceAt, Seen, center};
 use crate::matmul::{Matrix, Operand, Sizes, multiply};
 use crate::number::Number;
@@ -19,7 +18,7 @@ fn row_of<S>(data: &[S], row: usize, len: usize) -> Matrix<'_, S> {
     }
 }
 
-impl<T: Operand<Sum: MulAdd>> Attention<T> {
+impl<T: Operand<Sum: Real>> Attention<T> {
     /// Computes some of the rows that share the keys with number `batch`.
     pub(super) fn few_rows(
         &self,

@@ -18,25 +18,6 @@ pub(super) type Lanes<S> = [S; LANES];
 /// registers each leave room for what is multiplied.
 const TOGETHER: usize = 6;
 
-/// Sums of products that are rounded once where that is one instruction.
-pub(super) trait MulAdd: Real {
-    fn mul_add<L: Level>(self, factor: Self, term: Self) -> Self;
-}
-
-impl MulAdd for f32 {
-    #[inline(always)]
-    fn mul_add<L: Level>(self, factor: f32, term: f32) -> f32 {
-        L::mul_add(self, factor, term)
-    }
-}
-
-impl MulAdd for f64 {
-    #[inline(always)]
-    fn mul_add<L: Level>(self, factor: f64, term: f64) -> f64 {
-        self * factor + term
-    }
-}
-
 /// Calls `$body::<L, S, N>(arguments)` for blocks of at most [`TOGETHER`] of `$count`, `N` of them
 /// from `$start` on.
 macro_rules! in_blocks {
@@ -59,11 +40,7 @@ macro_rules! in_blocks {
 
 /// Products of the queries and each key.
 #[inline(always)]
-pub(super) fn scores<L: Level, S: MulAdd>(
-    q: &[Lanes<S>],
-    keys: Matrix<'_, S>,
-    to: &mut [Lanes<S>],
-) {
+pub(super) fn scores<L: Level, S: Real>(q: &[Lanes<S>], keys: Matrix<'_, S>, to: &mut [Lanes<S>]) {
     if q.is_empty() {
         return to.fill([S::ZERO; LANES]);
     }
@@ -71,7 +48,7 @@ pub(super) fn scores<L: Level, S: MulAdd>(
 }
 
 #[inline(always)]
-fn scores_of<L: Level, S: MulAdd, const N: usize>(
+fn scores_of<L: Level, S: Real, const N: usize>(
     q: &[Lanes<S>],
     keys: Matrix<'_, S>,
     first: usize,
@@ -96,7 +73,7 @@ fn scores_of<L: Level, S: MulAdd, const N: usize>(
 /// Makes scores the weights of their values, relative to the largest score so far, and scales what
 /// was summed before down to that.
 #[inline(always)]
-pub(super) fn weigh<L: Level, S: MulAdd>(
+pub(super) fn weigh<L: Level, S: Real>(
     scores: &mut [Lanes<S>],
     sums: &mut [Lanes<S>],
     seen: &mut Lanes<Seen<S>>,
@@ -146,7 +123,7 @@ pub(super) fn weigh<L: Level, S: MulAdd>(
 
 /// Adds the values, each times its weights.
 #[inline(always)]
-pub(super) fn add_values<L: Level, S: MulAdd>(
+pub(super) fn add_values<L: Level, S: Real>(
     weights: &[Lanes<S>],
     values: Matrix<'_, S>,
     sums: &mut [Lanes<S>],
@@ -155,7 +132,7 @@ pub(super) fn add_values<L: Level, S: MulAdd>(
 }
 
 #[inline(always)]
-fn add_values_of<L: Level, S: MulAdd, const N: usize>(
+fn add_values_of<L: Level, S: Real, const N: usize>(
     weights: &[Lanes<S>],
     values: Matrix<'_, S>,
     first: usize,

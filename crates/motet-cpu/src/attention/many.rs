@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use super::lanes::{LANES, Lanes, MulAdd, add_values, scores, weigh};
+use super::lanes::{LANES, Lanes, add_values, scores, weigh};
 use super::{Attention, KEYS, KeyBlock, Operands, PieceAt, Seen};
 use crate::matmul::{Matrix, Operand};
 use crate::number::Number;
+use crate::real::Real;
 use crate::simd::leveled;
 
 /// Queries that are lanes together. Lanes without a query hold zeros, which nobody reads.
@@ -15,7 +16,7 @@ struct Block<S> {
     seen: Lanes<Seen<S>>,
 }
 
-impl<T: Operand<Sum: MulAdd>> Attention<T> {
+impl<T: Operand<Sum: Real>> Attention<T> {
     /// Computes some of the rows that share the keys with number `batch`.
     pub(super) fn many_rows(
         &self,
@@ -90,15 +91,15 @@ impl<T: Operand<Sum: MulAdd>> Attention<T> {
     ) {
         let simd = self.simd;
         let (q, sums, seen) = (&block.q[..], &mut block.sums[..], &mut block.seen);
-        leveled!(simd, scores<S: MulAdd = T::Sum>(
+        leveled!(simd, scores<S: Real = T::Sum>(
             q: &[Lanes<S>], k: Matrix<'_, S>, weights: &mut [Lanes<S>]
         ));
         let flat = weights.as_flattened_mut();
         self.hide(operands, batch, rows, keys, flat, [1, LANES]);
-        leveled!(simd, weigh<S: MulAdd = T::Sum>(
+        leveled!(simd, weigh<S: Real = T::Sum>(
             weights: &mut [Lanes<S>], sums: &mut [Lanes<S>], seen: &mut Lanes<Seen<S>>
         ));
-        leveled!(simd, add_values<S: MulAdd = T::Sum>(
+        leveled!(simd, add_values<S: Real = T::Sum>(
             weights: &[Lanes<S>], v: Matrix<'_, S>, sums: &mut [Lanes<S>]
         ));
     }

@@ -34,6 +34,9 @@ impl Dimension {
     fn source(&self, position: usize, tap: usize) -> Option<usize> {
         let padded = position * self.stride + tap * self.kernel_dilation;
         let dilated = padded.checked_sub(self.padding)?;
+        if self.input_dilation == 1 {
+            return (dilated < self.input).then_some(dilated);
+        }
         let source = dilated / self.input_dilation;
         (source * self.input_dilation == dilated && source < self.input).then_some(source)
     }
@@ -168,9 +171,25 @@ impl Geometry {
         Some(row * self.channels)
     }
 
-    /// Whether each channel is convolved with one kernel of its own.
+    /// Where the channels under the kernel's first element start, where all elements are inside of
+    /// an input that is not dilated.
+    #[inline(always)]
+    pub(super) fn first_source(&self, [batch, places @ ..]: [usize; 4]) -> Option<usize> {
+        let mut row = batch;
+        for (dim, place) in self.dims.iter().zip(places) {
+            let first = (place * dim.stride).checked_sub(dim.padding)?;
+            let last = first + (dim.kernel - 1) * dim.kernel_dilation;
+            if dim.input_dilation != 1 || last >= dim.input {
+                return None;
+            }
+            row = row * dim.input + first;
+        }
+        Some(row * self.channels)
+    }
+
+    /// Whether each channel is convolved with kernels of its own.
     pub(super) fn is_depthwise(&self) -> bool {
-        self.groups > 1 && self.groups == self.channels && self.groups == self.features
+        self.groups > 1 && self.groups == self.channels && self.taps() > 0
     }
 
     /// Whether the patches are the input as it lies.

@@ -2,7 +2,6 @@
 //! patch), and the rows are multiplied by the weights.
 //!
 //! A tile is a block of output positions, so patches never take more than a tile's memory.
-//! Depthwise convolutions, whose products would have one column, are summed directly.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -11,40 +10,69 @@ use motet_core::backend::{Launch, Location, Step};
 use motet_core::dtype::Element;
 use motet_core::error::Result;
 use motet_core::shape::{Layout, Spec};
+use motet_core::tensor::Tensor;
 
+use super::depthwise::{self, Depthwise, Memory};
 use super::geometry::Geometry;
-use crate::matmul::{Factor, Matrix, Operand, Sizes, multiply};
+use crate::matmul::{Matrix, Operand, Sizes, multiply};
 use crate::number::Number;
 use crate::operand::{Output, input};
-use crate::simd::{Level, Simd, leveled};
-use crate::target::Target;
+use crate::real::Real;
+use crate::target::Summed;
 
 /// Elements of the patches of a tile: 256 KiB of float32.
 const PATCH_ELEMENTS: usize = 64 << 10;
 
-pub(super) struct PatchesStep<T> {
+pub(super) struct PatchesStep<T: Operand> {
     geometry: Geometry,
     x: Layout,
     w: Layout,
     out: Layout,
     taps: Vec<[usize; 3]>,
+    /// What sums directly, where that is to be done.
+    depthwise: Option<Depthwise<T::Sum>>,
     /// Output positions in a tile.
     block: usize,
     dtype: PhantomData<fn() -> T>,
 }
 
-impl<T: Operand> PatchesStep<T> {
-    pub(super) fn new(geometry: Geometry, inputs: &[Layout], out: &Layout) -> PatchesStep<T> {
-        let patch = geometry.taps() * (geometry.channels / geometry.groups);
-        PatchesStep {
+impl<T: Operand<Sum: Real>> PatchesStep<T> {
+    /// A step for a convolution by any weights, or by `weights`.
+    pub(super) fn new(
+        geometry: Geometry,
+        inputs: &[Layout],
+        out: &Layout,
+        weights: Option<&Tensor>,
+    ) -> Result<PatchesStep<T>> {
+        let known = match weights {
+            Some(Tensor {
+                buffer,
+                offset,
+                layout,
+            }) if geometry.is_depthwise() => {
+                let (buffer, offset) = (&**buffer, *offset);
+                Some(input::<T>(&Location { buffer, offset }, layout)?)
+            }
+            _ => None,
+        };
+        let depthwise = geometry.is_depthwise();
+        // What a position takes in a tile.
+        let patch = geometry.taps()
+            * match depthwise {
+                true => geometry.features,
+                false => geometry.channels / geometry.groups,
+            };
+        let least = if depthwise { 1 } else { 16 };
+        Ok(PatchesStep {
             x: inputs[0].clone(),
             w: inputs[1].clone(),
             out: out.clone(),
             taps: geometry.taps_in_order(),
-            block: (PATCH_ELEMENTS / patch.max(1)).clamp(16, 512),
+            depthwise: depthwise.then(|| Depthwise::new(&geometry, known)),
+            block: (PATCH_ELEMENTS / patch.max(1)).clamp(least, 512),
             geometry,
             dtype: PhantomData,
-        }
+        })
     }
 
     /// The weights as they are multiplied: widened, or for depthwise by tap rather than channel.
@@ -52,29 +80,30 @@ impl<T: Operand> PatchesStep<T> {
         Spec::new(self.w.shape.clone(), <T::Sum as Element>::DTYPE).layout()
     }
 
-    fn prepare_weights<'a>(&self, w: &'a [T], scratch: &Location<'a>) -> Result<&'a [T::Sum]> {
-        let depthwise = self.geometry.is_depthwise();
-        if let (false, Some(sums)) = (depthwise, T::as_sums(w)) {
-            return Ok(sums);
+    fn prepare_weights<'a>(&'a self, w: &'a [T], scratch: &Location<'a>) -> Result<&'a [T::Sum]> {
+        let ready = match &self.depthwise {
+            Some(depthwise) => depthwise.weights(),
+            None => T::as_sums(w),
+        };
+        if let Some(ready) = ready {
+            return Ok(ready);
         }
         let widened = Output::<T::Sum>::new(scratch, &self.scratch())?.into_slice();
-        if depthwise {
-            let (taps, channels) = (self.geometry.taps(), self.geometry.channels);
-            for (i, value) in w.iter().enumerate() {
-                let to = i % taps * channels + i / taps;
-                T::load(std::slice::from_ref(value), &mut widened[to..=to]);
-            }
-        } else {
-            T::load(w, widened);
+        match self.depthwise {
+            Some(_) => depthwise::order(&self.geometry, w, widened),
+            None => T::load(w, widened),
         }
         Ok(widened)
     }
 }
 
-impl<T: Operand> Step for PatchesStep<T> {
+impl<T: Operand<Sum: Real>> Step for PatchesStep<T> {
     fn scratch_bytes(&self) -> usize {
-        let in_place = self.w.dtype.size() == size_of::<T::Sum>() && !self.geometry.is_depthwise();
-        if in_place {
+        let ready = match &self.depthwise {
+            Some(depthwise) => depthwise.weights().is_some(),
+            None => self.w.dtype.size() == size_of::<T::Sum>(),
+        };
+        if ready {
             0
         } else {
             self.scratch().spec().bytes()
@@ -90,27 +119,17 @@ impl<T: Operand> Step for PatchesStep<T> {
     }
 }
 
-/// A convolution with a program on its result.
-pub(super) struct FusedStep<T> {
-    pub patches: PatchesStep<T>,
-    pub target: Target,
-}
-
-impl<T: Operand<Sum = f32>> Step for FusedStep<T> {
+impl<T: Operand<Sum = f32>> Summed for PatchesStep<T> {
     fn scratch_bytes(&self) -> usize {
-        self.patches.scratch_bytes()
+        Step::scratch_bytes(self)
     }
 
-    fn launch(&self, launch: &Launch<'_>) -> Result<()> {
-        let target = self.target.bind(launch)?;
-        self.patches.run(launch, None, &|start, sums| {
-            // SAFETY: each output position is stored by one tile.
-            unsafe { target.store(start, sums) }
-        })
+    fn sums(&self, launch: &Launch<'_>, store: &(dyn Fn(usize, &[f32]) + Sync)) -> Result<()> {
+        self.run(launch, None, store)
     }
 }
 
-impl<T: Operand> PatchesStep<T> {
+impl<T: Operand<Sum: Real>> PatchesStep<T> {
     /// Computes tile by tile: into `out`, where that is given and holds sums as they are, else
     /// `store` gets the sums of neighbours from a row-major number on.
     fn run(
@@ -144,30 +163,12 @@ impl<T: Operand> PatchesStep<T> {
     }
 
     fn tile(&self, block: Range<usize>, x: &[T], w: &[T::Sum], sums: &mut [T::Sum]) {
-        if self.geometry.is_depthwise() {
-            self.depthwise(block, x, w, sums);
-        } else {
-            self.product(block, x, w, sums);
-        }
-    }
-
-    fn depthwise(&self, block: Range<usize>, x: &[T], w: &[T::Sum], out: &mut [T::Sum]) {
-        let (channels, simd) = (self.geometry.channels, Simd::detect());
-        let mut widened = vec![T::Sum::ZERO; channels];
-        for (position, out) in block.zip(out.chunks_exact_mut(channels)) {
-            let place = self.geometry.place(position);
-            out.fill(T::Sum::ZERO);
-            for (&tap, w) in self.taps.iter().zip(w.chunks_exact(channels)) {
-                let Some(source) = self.geometry.source(place, tap) else {
-                    continue;
-                };
-                let x = &x[source..][..channels];
-                let x = T::as_sums(x).unwrap_or_else(|| {
-                    T::load(x, &mut widened);
-                    &widened
-                });
-                leveled!(simd, add_products<S: Factor = T::Sum>(out: &mut [S], x: &[S], w: &[S]));
-            }
+        let Some(depthwise) = &self.depthwise else {
+            return self.product(block, x, w, sums);
+        };
+        let (geometry, mut memory) = (&self.geometry, Memory::new());
+        for (position, out) in block.zip(sums.chunks_exact_mut(geometry.features.max(1))) {
+            depthwise.position(geometry, geometry.place(position), x, w, out, &mut memory);
         }
     }
 
@@ -216,13 +217,5 @@ impl<T: Operand> PatchesStep<T> {
             let out = out.get_mut(group * features..).unwrap_or_default();
             multiply(sizes, T::Sum::ONE, a, b, false, out, geometry.features);
         }
-    }
-}
-
-/// `out += x * w`.
-#[inline(always)]
-fn add_products<L: Level, S: Factor>(out: &mut [S], x: &[S], w: &[S]) {
-    for ((out, &x), &w) in out.iter_mut().zip(x).zip(w) {
-        *out = out.add(x.mul(w));
     }
 }

@@ -121,6 +121,24 @@ fn cases() -> Vec<Case> {
             p.padding_low = one(2);
             p.padding_high = one(2);
         }),
+        // Channels with kernels of their own: blocks of channels and what is left of them.
+        case(&[2, 9, 75], &[75, 4, 1], &|p| {
+            p.groups = 75;
+            p.strides[0] = 2;
+            p.padding_low[0] = 3;
+            p.flip = true;
+        }),
+        case(&[1, 6, 7, 36], &[72, 3, 2, 1], &|p| {
+            p.groups = 36;
+            p.kernel_dilation = Axes::from_slice(&[2, 3]);
+            p.padding_high = Axes::from_slice(&[1, 2]);
+        }),
+        case(&[2, 4, 5, 6, 9], &[27, 3, 2, 3, 1], &|p| {
+            p.groups = 9;
+            p.strides = Axes::from_slice(&[1, 2, 1]);
+            p.padding_low = Axes::from_slice(&[2, 1, 0]);
+            p.input_dilation = Axes::from_slice(&[1, 1, 2]);
+        }),
         case(&[1, 4, 5, 2], &[3, 3, 3, 2], &|p| {
             p.input_dilation = Axes::from_slice(&[2, 3]);
             p.kernel_dilation = Axes::from_slice(&[1, 2]);
