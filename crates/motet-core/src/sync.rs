@@ -6,7 +6,7 @@
 //! # Lock ranks
 //!
 //! A thread takes locks in rising rank only, never two of one rank, and holds none while it runs a
-//! kernel, runs foreign code or waits (I4). [`Mutex`] asserts this in debug builds.
+//! kernel, runs foreign code or waits (I4). [`Mutex`] asserts this in debug builds and under shuttle.
 
 #[cfg(all(loom, not(shuttle)))]
 pub(crate) use loom::{
@@ -122,9 +122,11 @@ pub(crate) fn assert_unlocked() {
     ranks::assert_none();
 }
 
-#[cfg(all(debug_assertions, not(loom)))]
+#[cfg(any(shuttle, all(debug_assertions, not(loom))))]
 mod ranks {
     use super::Rank;
+    #[cfg(shuttle)]
+    use super::thread_local;
     use std::cell::RefCell;
 
     thread_local! {
@@ -135,7 +137,8 @@ mod ranks {
 
     impl Held {
         pub(super) fn enter(rank: Rank) -> Held {
-            HELD.with_borrow_mut(|held| {
+            HELD.with(|held| {
+                let mut held = held.borrow_mut();
                 if let Some(&highest) = held.iter().max() {
                     assert!(
                         highest < rank,
@@ -161,11 +164,14 @@ mod ranks {
     }
 
     pub(super) fn assert_none() {
-        HELD.with_borrow(|held| assert!(held.is_empty(), "holds {held:?} where no lock may be"));
+        HELD.with(|held| {
+            let held = held.borrow();
+            assert!(held.is_empty(), "holds {held:?} where no lock may be");
+        });
     }
 }
 
-#[cfg(not(all(debug_assertions, not(loom))))]
+#[cfg(not(any(shuttle, all(debug_assertions, not(loom)))))]
 mod ranks {
     pub(super) struct Held;
 
