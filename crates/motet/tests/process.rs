@@ -100,6 +100,28 @@ fn s37_panic_of_a_caller_leaves_the_rest_working() {
 }
 
 #[test]
+fn s37_panic_in_a_closure_that_is_traced() {
+    let _alone = alone();
+    let first = std::sync::atomic::AtomicBool::new(true);
+    let function = motet::compile(move |x| {
+        if first.swap(false, std::sync::atomic::Ordering::Relaxed) {
+            panic!("a closure's own panic");
+        }
+        Ok(vec![&x[0] + 1.0])
+    });
+    let x = [Array::from_slice(&[1.0f32], [1]).unwrap()];
+    let error = function.call(&x).unwrap_err();
+    assert_eq!(error.kind(), motet::ErrorKind::Internal);
+    assert!(
+        error.to_string().contains("a closure's own panic"),
+        "{error}"
+    );
+    // Neither the function nor the thread is the worse for it.
+    assert_eq!(function.call(&x).unwrap()[0].item::<f32>().unwrap(), 2.0);
+    on_both_paths(|compiled| drop(model("tiny", compiled).check()));
+}
+
+#[test]
 fn s37_fork_after_use() {
     let _alone = alone();
     if is_child() {
