@@ -20,7 +20,7 @@ use crate::eval::{async_eval, eval};
 use crate::memory::Buffer;
 use crate::node::Executable;
 use crate::options::CallOptions;
-use crate::pool::Pool;
+use crate::pool::{Pool, Priority};
 use crate::shape::Spec;
 use crate::stream::Stream;
 use crate::sync::{Condvar, Mutex, Rank, thread};
@@ -204,7 +204,10 @@ fn act(nodes: &[Known], streams: &[Stream], token: &CancelToken) {
 fn random_evaluations() {
     let pool = Pool::new(1 + below(3));
     let streams: Vec<Stream> = (0..1 + below(3))
-        .map(|_| Stream::with_pool(Device::CPU, Arc::clone(&pool)))
+        .map(|_| {
+            let priority = [Priority::Background, Priority::Normal, Priority::Urgent][below(3)];
+            Stream::with_pool(Device::CPU, Arc::clone(&pool), priority)
+        })
         .collect();
     let token = CancelToken::new();
     let nodes = Arc::new(graph(&streams, &token));
