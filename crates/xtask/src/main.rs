@@ -2,6 +2,7 @@
 
 mod bench;
 mod docs;
+mod neighbours;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -79,6 +80,19 @@ enum Task {
         #[arg(long, default_value_t = u64::MAX)]
         programs: u64,
     },
+    /// Measure the latency of a model alone, beside calls of another one, and while that is loaded.
+    Neighbours {
+        /// The model that is measured, a .mlxfn file with its sample beside it.
+        small: PathBuf,
+        /// The model of the neighbours.
+        large: PathBuf,
+        /// The number of neighbours, a thread each.
+        #[arg(long, default_value_t = 3)]
+        neighbours: usize,
+        /// Seconds in all.
+        #[arg(long, default_value_t = 20.0)]
+        seconds: f64,
+    },
     /// Run loom's models of the concurrent modules, and random evaluations under shuttle.
     Models {
         /// The most preemptions in an interleaving of loom's.
@@ -122,6 +136,12 @@ fn main() -> ExitCode {
             let seed = seed.unwrap_or_else(from_clock);
             conformance::stress::run(seed, threads as usize, time, programs)
         }
+        Task::Neighbours {
+            small,
+            large,
+            neighbours,
+            seconds,
+        } => neighbours::neighbours(&small, &large, neighbours, seconds),
         Task::Models {
             preemptions,
             schedules,
