@@ -189,7 +189,7 @@ impl CorePermit<'_> {
     pub fn set_priority(&mut self, priority: Priority) {
         let seat = seat();
         if seat.priority != priority && self.cores.seated(&seat) {
-            SEAT.with(|cell| cell.set(self.cores.seat(seat.since, seat.since, priority)));
+            SEAT.with(|cell| cell.set(self.cores.seat(seat.since, priority)));
         }
     }
 
@@ -266,7 +266,7 @@ impl Cores {
     pub(super) fn try_enter(&self) -> Option<CorePermit<'_>> {
         self.change(|state| self.unused(state)).then(|| {
             let (outer, now) = (seat(), self.now());
-            SEAT.with(|cell| cell.set(self.seat(now, now, Priority::Background)));
+            SEAT.with(|cell| cell.set(self.seat(now, Priority::Background)));
             CorePermit {
                 cores: self,
                 owns: true,
@@ -355,7 +355,7 @@ impl Cores {
         SEAT.with(|cell| {
             cell.set(Seat {
                 due,
-                ..self.seat(since, since, priority)
+                ..self.seat(since, priority)
             })
         });
     }
@@ -496,14 +496,14 @@ impl Cores {
         self.state.fetch_update(order.0, order.1, packed).is_ok()
     }
 
-    fn seat(&self, since: Nanos, due_from: Nanos, priority: Priority) -> Seat {
+    fn seat(&self, since: Nanos, priority: Priority) -> Seat {
         Seat {
             cores: self.address(),
             held: true,
             kept: false,
             priority,
             since,
-            due: due_from.saturating_add(nanos(priority.patience())),
+            due: since.saturating_add(nanos(priority.patience())),
             left: 0,
         }
     }

@@ -1,6 +1,8 @@
 //! What the scenario tests share: the repository's models with MLX's outputs, and an operation that
 //! the tests can watch.
 
+#![allow(dead_code, reason = "each file of tests uses a part of it")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
