@@ -69,6 +69,7 @@ pub fn bench(args: &Args) -> Outcome {
     let subjects = args.models.iter().map(|path| Subject::load(path));
     let subjects = subjects.collect::<Outcome<Vec<Subject>>>()?;
     let threads = threads_for(&subjects, args.threads)?;
+    let loaded = Loaded::now();
     let headline = args.mode.unwrap_or(Mode::Concurrent);
     let mut modes = vec![Mode::Single, Mode::Concurrent, Mode::Mutex];
     if args.mode.is_some() {
@@ -110,11 +111,7 @@ pub fn bench(args: &Args) -> Outcome {
          sample beside them",
         subjects.len()
     ));
-    let memory = memory();
-    say(format_args!(
-        "memory: {} in arrays at most",
-        bytes(motet_core::memory::heap().peak())
-    ));
+    let memory = loaded.memory();
     if let Some(path) = &args.json {
         let chosen = measured.iter().find(|measured| measured.mode == headline);
         let chosen = chosen.expect("the headline mode is measured");
@@ -125,6 +122,43 @@ pub fn bench(args: &Args) -> Outcome {
         trace::write(path, &timeline, &trace::title("bench", &subjects, threads))?;
     }
     Ok(())
+}
+
+/// The memory before anything is measured.
+struct Loaded {
+    /// What models and samples take when no call is in flight.
+    held: usize,
+    /// The most that was in use while they were loaded.
+    peak: usize,
+}
+
+impl Loaded {
+    fn now() -> Loaded {
+        let heap = motet_core::memory::heap();
+        let loaded = Loaded {
+            held: heap.active(),
+            peak: heap.peak(),
+        };
+        heap.reset_peak();
+        loaded
+    }
+
+    /// Says what memory was in use, for `--json` too.
+    fn memory(&self) -> Value {
+        let mut memory = memory();
+        let calls = motet_core::memory::heap().peak();
+        memory["peak_bytes"] = calls.max(self.peak).into();
+        memory["loaded_bytes"] = self.held.into();
+        memory["peak_beyond_loaded_bytes"] = calls.saturating_sub(self.held).into();
+        say(format_args!(
+            "memory: {} in weights and samples, at most {} more during calls; {} at most while \
+             loading",
+            bytes(self.held),
+            bytes(calls.saturating_sub(self.held)),
+            bytes(self.peak)
+        ));
+        memory
+    }
 }
 
 /// What was measured in one mode, per model.

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use crate::array::Array;
 use crate::error::{Error, Result};
 use crate::future::Evaluation;
+use crate::memory::Needs;
 use crate::node::{Claim, Node, Scheduled, Status};
 use crate::shape::Spec;
 use crate::stream::{Fence, Stream, wait};
@@ -42,6 +43,8 @@ pub fn eval(arrays: &[Array]) -> Result<()> {
 
 /// Submits what these arrays need and returns without waiting. MLX's `async_eval`.
 ///
+/// Where a memory limit is set, it waits for calls in flight before it submits what might be over it.
+///
 /// # Errors
 /// A call that was cancelled or whose deadline has passed; other failures are reported by whoever
 /// asks for the value.
@@ -58,6 +61,9 @@ pub(crate) enum Obstacle {
     /// A node that an evaluation has scheduled which was called off meanwhile. At this fence it is lazy
     /// again, or done after all; then to be tried again.
     CalledOff(Fence),
+    /// Calls in flight may leave no memory for it. At this fence one of them is done; then to be tried
+    /// again.
+    NoRoom(Fence),
 }
 
 impl From<Error> for Obstacle {
@@ -74,16 +80,18 @@ pub(crate) fn submit(
     evaluation: Option<&Arc<Evaluation>>,
     streams: &mut Vec<Stream>,
 ) -> Result<(), Obstacle> {
-    schedule(&walk(arrays, evaluation)?, evaluation, streams)
+    let (tape, needs) = walk(arrays, evaluation)?;
+    let admitted = needs.admit(streams, |streams| schedule(&tape, evaluation, streams));
+    admitted.unwrap_or_else(|fence| Err(Obstacle::NoRoom(fence)))
 }
 
-/// Schedules what the arrays need. Waits only for nodes to be given back that were called off. On an
-/// error all that was enqueued is listed.
+/// Schedules what the arrays need. Waits only for nodes to be given back that were called off, and for
+/// memory, with nothing held. On an error all that was enqueued is listed.
 fn submit_all(arrays: &[Array], streams: &mut Vec<Stream>) -> Result<()> {
     loop {
         match submit(arrays, None, streams) {
             Ok(()) => return Ok(()),
-            Err(Obstacle::CalledOff(fence)) => wait(fence, None)?,
+            Err(Obstacle::CalledOff(fence) | Obstacle::NoRoom(fence)) => wait(fence, None)?,
             Err(Obstacle::Failed(error)) => {
                 streams.iter().for_each(Stream::list);
                 return Err(error);
@@ -95,19 +103,20 @@ fn submit_all(arrays: &[Array], streams: &mut Vec<Stream>) -> Result<()> {
 /// Lazy nodes that the arrays need, inputs before users. Read-only: nodes are not marked, since two
 /// evaluations that each claimed nodes while walking could wait for each other.
 ///
-/// Admission is here too: the options of the calls on the way are checked, before anything is
-/// scheduled and with nothing held.
+/// Admission begins here: the options of the calls on the way are checked, before anything is
+/// scheduled and with nothing held, and the memory that they need is added up.
 ///
 /// Evaluations that have scheduled what is needed are joined.
 fn walk(
     arrays: &[Array],
     evaluation: Option<&Arc<Evaluation>>,
-) -> Result<Vec<Arc<Node>>, Obstacle> {
+) -> Result<(Vec<Arc<Node>>, Needs), Obstacle> {
     struct Visit {
         node: Arc<Node>,
         inputs: SmallVec<[Array; 2]>,
     }
     let mut tape = Vec::new();
+    let mut needs = Needs::default();
     let mut seen = FxHashSet::<*const Node>::default();
     let mut path: Vec<Visit> = Vec::new();
     for array in arrays {
@@ -117,6 +126,8 @@ fn walk(
                 match array.status() {
                     Status::Lazy(inputs, options) if seen.insert(Arc::as_ptr(array.node())) => {
                         options.check("eval")?;
+                        let memory = options.memory.as_ref();
+                        needs.add(memory, || array.node().memory_bytes());
                         path.push(Visit {
                             node: Arc::clone(array.node()),
                             inputs,
@@ -135,7 +146,7 @@ fn walk(
             }
         }
     }
-    Ok(tape)
+    Ok((tape, needs))
 }
 
 fn traced(input: &Spec) -> Error {

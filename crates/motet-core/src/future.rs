@@ -129,7 +129,7 @@ impl EvalFuture {
         if !self.submitted {
             match self.submit() {
                 Ok(()) => {}
-                Err(Obstacle::CalledOff(fence)) => return Some(fence),
+                Err(Obstacle::CalledOff(fence) | Obstacle::NoRoom(fence)) => return Some(fence),
                 Err(Obstacle::Failed(error)) => {
                     self.done = self.arrays.len();
                     self.result = Err(error);

@@ -3,22 +3,31 @@
 //! A buffer is freed by dropping its last handle. Whatever still uses it (an array, a command in a
 //! queue, a step that runs) holds a handle, so a buffer in the cache is in use by nobody, and the
 //! cache's lock orders its last use before its next (the promise that reuse is safe everywhere).
-//! There is no cache per thread or stream: memory does not grow with their number.
+//! There is no cache per thread, stream or plan: memory does not grow with their number.
 //!
-//! The counters and limits are process-wide, as MLX's `get_active_memory` and its kin are.
+//! The heap's counters and limits are those of the process, as MLX's `get_active_memory` and its kin
+//! are; [`MemoryScope`] has them for a part of it.
+
+mod admission;
+mod scope;
 
 use std::alloc::{Layout as AllocLayout, alloc, dealloc};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use memmap2::Mmap;
 #[cfg(unix)]
 use memmap2::UncheckedAdvice;
+use memmap2::{Mmap, MmapMut};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Mutex, Rank};
 use crate::tuning;
+
+pub(crate) use admission::Needs;
+use scope::Account;
+pub(crate) use scope::run;
+pub use scope::{MemoryScope, within};
 
 /// Every buffer starts at a multiple of this: a cache line, and the widest vector.
 pub const ALIGNMENT: usize = 64;
@@ -34,12 +43,28 @@ pub struct Buffer {
 }
 
 enum Owner {
-    /// Memory of this module, returned to the heap that it came from.
-    Heap { heap: Arc<Heap>, capacity: usize },
+    /// Memory of this module. The block is there until the drop.
+    Heap {
+        block: Option<Block>,
+        charge: Charge,
+    },
     /// A file, mapped read-only.
     Mapped(Arc<Mmap>),
+    /// A piece of another buffer that is used in place, and counts as if it were memory of its own.
+    Part {
+        #[allow(dead_code, reason = "keeps the memory")]
+        whole: Arc<Buffer>,
+        charge: Charge,
+    },
     /// Memory that something else keeps alive: a vector of the user's.
     Foreign(#[allow(dead_code, reason = "held for its Drop")] Box<dyn Send + Sync>),
+}
+
+/// Bytes that count as active for a scope, and all above it, until they are given back.
+struct Charge {
+    heap: Arc<Heap>,
+    scope: Option<MemoryScope>,
+    bytes: usize,
 }
 
 // SAFETY: the memory is plain bytes owned by `owner`, which is Send + Sync; shared access is
@@ -84,6 +109,11 @@ impl Buffer {
         }
     }
 
+    /// Whether it is a mapped file, which counts for nobody.
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.owner, Owner::Mapped(_))
+    }
+
     /// The address of the first byte.
     pub fn as_ptr(&self) -> *mut u8 {
         self.address.as_ptr()
@@ -102,27 +132,40 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Owner::Heap { heap, capacity } = &self.owner {
-            heap.release(self.address, *capacity);
+        match &mut self.owner {
+            Owner::Heap { block, charge } => {
+                charge.give_back();
+                if let Some(block) = block.take() {
+                    charge.heap.keep(block, charge.scope.take());
+                }
+            }
+            Owner::Part { charge, .. } => charge.give_back(),
+            Owner::Mapped(_) | Owner::Foreign(_) => {}
         }
+    }
+}
+
+impl Charge {
+    fn give_back(&self) {
+        let accounts = self.heap.accounts(self.scope.as_ref());
+        accounts.for_each(|(_, account)| account.give(self.bytes));
     }
 }
 
 /// Gives out buffers and keeps freed ones for reuse.
 pub struct Heap {
     /// Freed blocks of each size class. Each lock is held for a push or a pop.
-    classes: Vec<Mutex<Vec<Block>>>,
-    active: AtomicUsize,
-    peak: AtomicUsize,
-    cached: AtomicUsize,
-    limit: AtomicUsize,
+    classes: Vec<Mutex<Vec<Cached>>>,
+    /// What counts for the process.
+    account: Account,
     cache_limit: AtomicUsize,
 }
 
-struct Block(NonNull<u8>);
-
-// SAFETY: a block in the cache is memory that nothing refers to.
-unsafe impl Send for Block {}
+/// A freed block, and the scope that it was freed in.
+struct Cached {
+    block: Block,
+    scope: Option<MemoryScope>,
+}
 
 impl Heap {
     /// A heap with nothing in it that gives out at most `limit` bytes and keeps at most
@@ -132,48 +175,65 @@ impl Heap {
             classes: (0..usize::BITS * CLASSES_PER_DOUBLING as u32)
                 .map(|_| Mutex::new(Rank::Leaf, Vec::new()))
                 .collect(),
-            active: AtomicUsize::new(0),
-            peak: AtomicUsize::new(0),
-            cached: AtomicUsize::new(0),
-            limit: AtomicUsize::new(limit),
+            account: Account::new(limit),
             cache_limit: AtomicUsize::new(cache_limit),
         }
     }
 
-    /// An uninitialised buffer of `len` bytes.
+    /// An uninitialised buffer of `len` bytes, which counts for the calling thread's current scope.
     ///
     /// # Errors
-    /// [`ErrorKind::Memory`] where the limit or the machine does not allow it.
+    /// [`ErrorKind::Memory`] where a limit or the machine does not allow it.
     pub fn allocate(self: &Arc<Heap>, len: usize) -> Result<Buffer> {
-        let (class, capacity) =
-            size_class(len).ok_or_else(|| self.too_large(len, "no machine has so much memory"))?;
-        // The counters publish nothing: Relaxed. The budget is taken before the memory is.
-        let active = self.active.fetch_add(capacity, Ordering::Relaxed) + capacity;
-        let refuse = |why: &str| {
-            self.active.fetch_sub(capacity, Ordering::Relaxed);
-            Err(self.too_large(len, why))
+        let Some((class, capacity)) = size_class(len) else {
+            return Err(self.too_large(len, None, "no machine has so much memory"));
         };
-        if active > self.limit.load(Ordering::Relaxed) {
-            return refuse("that is over the limit");
-        }
+        let charge = self.charge(len, capacity)?;
         let reused = class.and_then(|class| self.classes[class].lock().pop());
-        let address = match reused {
-            Some(Block(address)) => {
-                self.cached.fetch_sub(capacity, Ordering::Relaxed);
-                address
-            }
-            None => match system_allocate(capacity) {
-                Some(address) => address,
-                None => return refuse("the machine has no more"),
-            },
+        let reused = reused.map(|cached| self.uncached(cached));
+        self.make_room(charge.scope.as_ref());
+        let block = reused.or_else(|| {
+            Block::new(capacity).or_else(|| {
+                self.clear_cache();
+                Block::new(capacity)
+            })
+        });
+        let Some(block) = block else {
+            charge.give_back();
+            return Err(self.too_large(len, None, "the machine has no more"));
         };
-        self.peak.fetch_max(active, Ordering::Relaxed);
         Ok(Buffer {
-            address,
+            address: block.address(),
             len,
             owner: Owner::Heap {
-                heap: Arc::clone(self),
-                capacity,
+                block: Some(block),
+                charge,
+            },
+        })
+    }
+
+    /// A piece of a buffer that is used where it lies; its bytes count as if they were allocated.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Memory`] where a limit does not allow it.
+    ///
+    /// # Panics
+    /// Where the range is not within the buffer.
+    pub fn part(
+        self: &Arc<Heap>,
+        whole: &Arc<Buffer>,
+        range: std::ops::Range<usize>,
+    ) -> Result<Buffer> {
+        assert!(range.start <= range.end && range.end <= whole.len);
+        let charge = self.charge(range.len(), range.len())?;
+        self.make_room(charge.scope.as_ref());
+        Ok(Buffer {
+            // SAFETY: the range was found to be within the buffer.
+            address: unsafe { whole.address.add(range.start) },
+            len: range.len(),
+            owner: Owner::Part {
+                whole: Arc::clone(whole),
+                charge,
             },
         })
     }
@@ -182,37 +242,41 @@ impl Heap {
     /// proportion to a shape that a file has chosen asks first.
     ///
     /// # Errors
-    /// [`ErrorKind::Memory`] where `len` is over the limit.
+    /// [`ErrorKind::Memory`] where `len` is over a limit.
     pub fn check(&self, len: usize) -> Result<()> {
-        match len <= self.limit.load(Ordering::Relaxed) {
-            true => Ok(()),
-            false => Err(self.too_large(len, "that is over the limit")),
+        let scope = scope::current();
+        match self
+            .accounts(scope.as_ref())
+            .find(|(_, account)| len > account.limit())
+        {
+            None => Ok(()),
+            Some((scope, _)) => Err(self.over(len, scope)),
         }
     }
 
     /// Bytes in buffers that are in use.
     pub fn active(&self) -> usize {
-        self.active.load(Ordering::Relaxed)
+        self.account.active()
     }
 
     /// The most bytes that were in use since the start or [`Heap::reset_peak`].
     pub fn peak(&self) -> usize {
-        self.peak.load(Ordering::Relaxed)
+        self.account.peak()
     }
 
     /// Forgets the peak so far.
     pub fn reset_peak(&self) {
-        self.peak.store(self.active(), Ordering::Relaxed);
+        self.account.reset_peak();
     }
 
     /// Bytes in freed buffers that are kept for reuse.
     pub fn cached(&self) -> usize {
-        self.cached.load(Ordering::Relaxed)
+        self.account.cached()
     }
 
     /// Sets the most bytes that may be in use; returns what it was.
     pub fn set_limit(&self, bytes: usize) -> usize {
-        self.limit.swap(bytes, Ordering::Relaxed)
+        self.account.set_limit(bytes)
     }
 
     /// Sets the most bytes that are kept for reuse; returns what it was.
@@ -226,37 +290,107 @@ impl Heap {
 
     /// Gives freed buffers back to the system.
     pub fn clear_cache(&self) {
-        for (class, blocks) in self.classes.iter().enumerate() {
-            let blocks = std::mem::take(&mut *blocks.lock());
-            let capacity = class_capacity(class).unwrap_or(0);
-            for Block(address) in blocks {
-                self.cached.fetch_sub(capacity, Ordering::Relaxed);
-                system_free(address, capacity);
+        self.trim(None);
+    }
+
+    /// Gives freed buffers of a scope, or all, back to the system.
+    pub(crate) fn trim(&self, scope: Option<&MemoryScope>) {
+        for class in &self.classes {
+            let goes = |cached: &mut Cached| match (scope, &cached.scope) {
+                (None, _) => true,
+                (Some(scope), Some(own)) => own.is_within(scope),
+                (Some(_), None) => false,
+            };
+            // Freed after the lock is.
+            let gone: Vec<Cached> = class.lock().extract_if(.., goes).collect();
+            gone.into_iter()
+                .for_each(|cached| drop(self.uncached(cached)));
+        }
+    }
+
+    /// Counts bytes as active for the current scope and all above it. `len` is what was asked for.
+    fn charge(self: &Arc<Heap>, len: usize, bytes: usize) -> Result<Charge> {
+        let scope = scope::current();
+        for (level, (owner, account)) in self.accounts(scope.as_ref()).enumerate() {
+            if !account.take(bytes) {
+                let below = self.accounts(scope.as_ref()).take(level);
+                below.for_each(|(_, account)| account.give(bytes));
+                return Err(self.over(len, owner));
+            }
+        }
+        self.accounts(scope.as_ref())
+            .for_each(|(_, account)| account.note_peak());
+        Ok(Charge {
+            heap: Arc::clone(self),
+            scope,
+            bytes,
+        })
+    }
+
+    /// Frees what is cached where that and what is in use are over a limit.
+    fn make_room(&self, scope: Option<&MemoryScope>) {
+        for (owner, account) in self.accounts(scope) {
+            if account.is_over() && account.cached() > 0 {
+                self.trim(owner);
             }
         }
     }
 
-    fn release(&self, address: NonNull<u8>, capacity: usize) {
-        self.active.fetch_sub(capacity, Ordering::Relaxed);
-        if let Some((Some(class), _)) = size_class(capacity) {
-            let cached = self.cached.fetch_add(capacity, Ordering::Relaxed) + capacity;
-            if cached <= self.cache_limit.load(Ordering::Relaxed) {
-                self.classes[class].lock().push(Block(address));
-                return;
-            }
-            self.cached.fetch_sub(capacity, Ordering::Relaxed);
+    /// Takes a freed block if there is room for it.
+    fn keep(&self, block: Block, scope: Option<MemoryScope>) {
+        let bytes = block.capacity;
+        let Some((Some(class), _)) = size_class(bytes) else {
+            return;
+        };
+        let accounts = || self.accounts(scope.as_ref());
+        accounts().for_each(|(_, account)| account.cache(bytes));
+        let fits = self.cached() <= self.cache_limit.load(Ordering::Relaxed)
+            && !accounts().any(|(_, account)| account.is_over());
+        let cached = Cached { block, scope };
+        match fits {
+            true => self.classes[class].lock().push(cached),
+            false => drop(self.uncached(cached)),
         }
-        system_free(address, capacity);
     }
 
-    fn too_large(&self, len: usize, why: &str) -> Error {
+    /// A block that is not in the cache any more.
+    fn uncached(&self, cached: Cached) -> Block {
+        let bytes = cached.block.capacity;
+        self.accounts(cached.scope.as_ref())
+            .for_each(|(_, account)| account.uncache(bytes));
+        cached.block
+    }
+
+    /// The accounts of a scope and all above it, the process's last.
+    fn accounts<'a>(
+        &'a self,
+        scope: Option<&'a MemoryScope>,
+    ) -> impl Iterator<Item = (Option<&'a MemoryScope>, &'a Account)> {
+        scope::accounts(scope).chain([(None, &self.account)])
+    }
+
+    fn over(&self, len: usize, scope: Option<&MemoryScope>) -> Error {
+        match scope {
+            Some(owner) => {
+                let why = format!(
+                    "that is over the limit of the memory scope '{}'",
+                    owner.name()
+                );
+                self.too_large(len, scope, &why)
+            }
+            None => self.too_large(len, None, "that is over the limit"),
+        }
+    }
+
+    fn too_large(&self, len: usize, scope: Option<&MemoryScope>, why: &str) -> Error {
+        let account = scope.map_or(&self.account, MemoryScope::account);
         Error::new(
             ErrorKind::Memory,
             "memory",
             format!(
                 "cannot allocate {len} bytes: {why}; in use are {} of at most {} bytes",
-                self.active(),
-                self.limit.load(Ordering::Relaxed)
+                account.active(),
+                account.limit()
             ),
         )
     }
@@ -268,8 +402,8 @@ impl Drop for Heap {
     }
 }
 
-/// Size classes between a power of two and the next: at most a fifth of a block is waste.
-const CLASSES_PER_DOUBLING: usize = 4;
+/// Size classes between a power of two and the next: at most a ninth of a block is waste.
+const CLASSES_PER_DOUBLING: usize = 8;
 
 /// The bytes that a block for `len` has, and its class if blocks of this size are kept for reuse.
 fn size_class(len: usize) -> Option<(Option<usize>, usize)> {
@@ -292,18 +426,86 @@ fn class_capacity(class: usize) -> Option<usize> {
     isize::try_from(capacity).is_ok().then_some(capacity)
 }
 
-fn system_allocate(capacity: usize) -> Option<NonNull<u8>> {
-    let layout = AllocLayout::from_size_align(capacity, ALIGNMENT).ok()?;
-    // SAFETY: the capacity is at least ALIGNMENT, so not zero.
-    NonNull::new(unsafe { alloc(layout) })
+/// Memory of the system, which gets it back with the drop.
+struct Block {
+    memory: Memory,
+    capacity: usize,
 }
 
-fn system_free(address: NonNull<u8>, capacity: usize) {
-    let layout = AllocLayout::from_size_align(capacity, ALIGNMENT)
-        .expect("it was allocated with this layout");
-    // SAFETY: the block came from `system_allocate` with this capacity and nothing refers to it.
-    unsafe { dealloc(address.as_ptr(), layout) }
+enum Memory {
+    Allocated(NonNull<u8>),
+    /// Mapped by itself, so that the system has it back at once: an allocator might keep it.
+    Mapped(
+        NonNull<u8>,
+        #[allow(dead_code, reason = "held for its Drop")] MmapMut,
+    ),
 }
+
+// SAFETY: a block is memory that nothing else refers to.
+unsafe impl Send for Block {}
+
+impl Block {
+    /// `None` where the system has no more. `capacity` is that of a size class, so not zero.
+    fn new(capacity: usize) -> Option<Block> {
+        let memory = if capacity >= tuning::MAPPED_BUFFER_BYTES {
+            let mut map = MmapMut::map_anon(capacity).ok()?;
+            Memory::Mapped(NonNull::new(map.as_mut_ptr())?, map)
+        } else {
+            let layout = AllocLayout::from_size_align(capacity, ALIGNMENT).ok()?;
+            // SAFETY: the capacity is at least ALIGNMENT, so not zero.
+            Memory::Allocated(NonNull::new(unsafe { alloc(layout) })?)
+        };
+        Some(Block { memory, capacity })
+    }
+
+    fn address(&self) -> NonNull<u8> {
+        match self.memory {
+            Memory::Allocated(address) | Memory::Mapped(address, _) => address,
+        }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        if let Memory::Allocated(address) = self.memory {
+            let layout = AllocLayout::from_size_align(self.capacity, ALIGNMENT)
+                .expect("it was allocated with this layout");
+            // SAFETY: it was allocated with this layout, and nothing refers to it.
+            unsafe { dealloc(address.as_ptr(), layout) }
+        }
+    }
+}
+
+/// A vector with room for `count` elements, for counts that a caller or a file chooses: a vector that
+/// cannot grow ends the process.
+///
+/// # Errors
+/// [`ErrorKind::Memory`] where a limit or the machine does not allow it.
+#[cfg(not(loom))]
+pub(crate) fn vector<T>(count: usize) -> Result<Vec<T>> {
+    let bytes = count.saturating_mul(size_of::<T>());
+    heap().check(bytes)?;
+    let mut vector = Vec::new();
+    let reserved = vector.try_reserve_exact(count);
+    reserved.map_err(|_| heap().too_large(bytes, None, "the machine has no more"))?;
+    Ok(vector)
+}
+
+/// Models choose small counts.
+#[cfg(loom)]
+pub(crate) fn vector<T>(count: usize) -> Result<Vec<T>> {
+    Ok(Vec::with_capacity(count))
+}
+
+/// The accounts of a scope and all above it, up to that of the process.
+#[cfg(not(loom))]
+fn accounts(scope: Option<&MemoryScope>) -> impl Iterator<Item = (Option<&MemoryScope>, &Account)> {
+    heap().accounts(scope)
+}
+
+/// Models have no process.
+#[cfg(loom)]
+use scope::accounts;
 
 /// The heap that arrays are made in.
 #[cfg(not(loom))]
@@ -355,7 +557,7 @@ mod tests {
         for len in (0..4096).chain((1..60).map(|bit| (1 << bit) + 1)) {
             let (class, capacity) = size_class(len).unwrap();
             assert!(capacity >= len && capacity % ALIGNMENT == 0);
-            assert!(capacity <= (len + len / 4).next_multiple_of(ALIGNMENT).max(ALIGNMENT));
+            assert!(capacity <= (len + len / 8).next_multiple_of(ALIGNMENT).max(ALIGNMENT));
             assert_eq!(size_class(capacity), Some((class, capacity)));
         }
         assert_eq!(size_class(usize::MAX), None);
@@ -390,5 +592,94 @@ mod tests {
             ErrorKind::Memory
         );
         assert_eq!(heap.active(), kept.len());
+    }
+
+    #[test]
+    fn scopes_count_up_to_the_process_on_whatever_thread() {
+        let heap = Arc::new(Heap::new(1 << 30, 1 << 30));
+        let (server, other) = (MemoryScope::new("server"), MemoryScope::new("other"));
+        let model = server.child("model");
+        let kept = within(Some(&model), || heap.allocate(1 << 20)).unwrap();
+        let second = within(Some(&other), || heap.allocate(1 << 17)).unwrap();
+        drop(heap.allocate(100).unwrap());
+        let active = || [&model, &server, &other].map(MemoryScope::active);
+        assert_eq!(active(), [1 << 20, 1 << 20, 1 << 17]);
+        assert_eq!(heap.active(), (1 << 20) + (1 << 17));
+        std::thread::spawn(move || drop(kept)).join().unwrap();
+        assert_eq!(active(), [0, 0, 1 << 17]);
+        assert_eq!((model.peak(), server.peak()), (1 << 20, 1 << 20));
+        assert_eq!((model.cached(), server.cached()), (1 << 20, 1 << 20));
+        // Whoever takes a freed block takes it from the scope that has it cached.
+        let reused = within(Some(&other), || heap.allocate(1 << 20)).unwrap();
+        assert_eq!(active(), [0, 0, (1 << 17) + (1 << 20)]);
+        assert_eq!((model.cached(), heap.cached()), (0, 0));
+        drop((reused, second));
+        assert_eq!(other.cached(), heap.cached());
+        heap.trim(Some(&model));
+        assert!(heap.cached() > 0, "nothing of it was there");
+        heap.trim(Some(&other));
+        assert_eq!((other.cached(), heap.cached()), (0, 0));
+        server.reset_peak();
+        assert_eq!(server.peak(), 0);
+    }
+
+    #[test]
+    fn the_limits_of_a_scope_and_of_all_above_it_hold() {
+        let heap = Arc::new(Heap::new(1 << 30, 1 << 30));
+        let server = MemoryScope::new("server");
+        let model = server.child("model");
+        let allocate = |len: usize| within(Some(&model), || heap.allocate(len));
+        assert_eq!(server.set_limit(1 << 20), usize::MAX);
+        let first = allocate(1 << 19).unwrap();
+        let error = allocate((1 << 19) + 1).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Memory);
+        assert_eq!(
+            error.to_string(),
+            "[memory] cannot allocate 524289 bytes: that is over the limit of the memory scope \
+             'server'; in use are 524288 of at most 1048576 bytes"
+        );
+        // What was counted on the way up is taken back, and what is below the limit is there.
+        assert_eq!([&model, &server].map(MemoryScope::active), [1 << 19; 2]);
+        drop(allocate(1 << 19).unwrap());
+        // A limit below what is in use lets that be.
+        server.set_limit(1 << 10);
+        assert!(allocate(64).is_err());
+        assert_eq!(heap.allocate(64).unwrap().len(), 64);
+        assert!(within(Some(&model), || heap.check(1 << 11)).is_err());
+        drop(first);
+        assert_eq!(model.active(), 0);
+        // Freed blocks count: these had to go for the new one, but nobody else's.
+        server.set_limit(1 << 20);
+        drop(heap.allocate(1 << 18).unwrap());
+        drop(allocate(1 << 19).unwrap());
+        assert_eq!(
+            (server.cached(), heap.cached()),
+            (1 << 19, (1 << 19) + (1 << 18))
+        );
+        let _large = allocate(1 << 20).unwrap();
+        assert_eq!((server.cached(), heap.cached()), (0, 1 << 18));
+    }
+
+    #[test]
+    fn a_part_of_a_buffer_counts_and_keeps_it() {
+        let heap = Arc::new(Heap::new(1 << 30, 0));
+        let scope = MemoryScope::new("scope");
+        // SAFETY: the vector is not written, and the buffer keeps it.
+        let whole = unsafe {
+            let bytes = vec![7u8; 1000];
+            let address = NonNull::from(&bytes[..]).cast();
+            Arc::new(Buffer::foreign(address, bytes.len(), Box::new(bytes)))
+        };
+        let part = within(Some(&scope), || heap.part(&whole, 10..30)).unwrap();
+        assert_eq!((scope.active(), heap.active(), part.len()), (20, 20, 20));
+        drop(whole);
+        // SAFETY: the part has these bytes.
+        let last = unsafe { part.as_ptr().add(19).read() };
+        assert_eq!(last, 7);
+        drop(part);
+        assert_eq!((scope.active(), heap.active()), (0, 0));
+        scope.set_limit(5);
+        let whole = Arc::new(heap.allocate(10).unwrap());
+        assert!(within(Some(&scope), || heap.part(&whole, 0..10)).is_err());
     }
 }

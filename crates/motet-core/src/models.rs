@@ -15,7 +15,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::eval::{async_eval, eval};
 use crate::future::{EvalFuture, eval_async};
-use crate::memory::Heap;
+use crate::memory::{Heap, MemoryScope};
 use crate::node::{Executable, Status};
 use crate::options::CallOptions;
 use crate::pool::{Pool, Priority};
@@ -387,6 +387,50 @@ fn loom_a_command_that_was_called_off_waits_for_nobody() {
         let d = lazy(&operation, &[c], &s);
         drop(b.eval_async());
         block_on(eval_async(&[d, a])).unwrap();
+    });
+}
+
+/// Admission: calls that are together over a limit run one at a time, and who waits gets on.
+#[test]
+fn loom_calls_over_a_memory_limit_run_one_at_a_time() {
+    struct Alone {
+        inside: AtomicUsize,
+    }
+    impl Executable for Alone {
+        fn name(&self) -> &str {
+            "Alone"
+        }
+
+        fn execute(
+            &self,
+            _: &[Tensor],
+            _: &[Spec],
+            _: &Pool,
+            _: &mut dyn FnMut() -> Result<()>,
+        ) -> Result<Vec<Tensor>> {
+            assert_eq!(self.inside.fetch_add(1, Ordering::Relaxed), 0);
+            self.inside.fetch_sub(1, Ordering::Relaxed);
+            Ok(vec![number(1)])
+        }
+    }
+    loom::model(|| {
+        let pool = Pool::new(2);
+        let scope = MemoryScope::new("scope");
+        scope.set_limit(1);
+        let options = CallOptions {
+            memory: Some(scope),
+            ..Default::default()
+        };
+        let (options, inside) = (Arc::new(options), AtomicUsize::new(0));
+        let operation: Arc<dyn Executable> = Arc::new(Alone { inside });
+        let lazy = |stream: &Stream| {
+            let specs = [Spec::new([], Dtype::Uint32)];
+            Array::from_executable(Arc::clone(&operation), &[], &specs, stream, &options).remove(0)
+        };
+        let (x, y) = (lazy(&stream(&pool)), lazy(&stream(&pool)));
+        let other = spawn(move || get(&x).unwrap());
+        assert_eq!(get(&y).unwrap(), 1);
+        assert_eq!(other.join().unwrap(), 1);
     });
 }
 

@@ -27,6 +27,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::future::Evaluation;
 #[cfg(not(loom))]
 use crate::graph::Graph;
+use crate::memory::run;
 #[cfg(not(loom))]
 use crate::ops::Primitive;
 use crate::options::CallOptions;
@@ -54,6 +55,14 @@ pub trait Executable: Send + Sync {
     #[cfg(not(loom))]
     fn definition(&self) -> Option<Definition<'_>> {
         None
+    }
+
+    /// The most bytes that the computation of these outputs takes from the heap.
+    fn memory_bytes(&self, outputs: &[Spec]) -> usize {
+        outputs
+            .iter()
+            .map(Spec::bytes)
+            .fold(0, usize::saturating_add)
     }
 
     /// Computes the outputs. `between_steps` is to be called between the steps of a long
@@ -198,6 +207,15 @@ impl Node {
         }
     }
 
+    /// The most bytes that computing the node takes, as long as it is lazy.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let executable = match &*self.state.lock() {
+            State::Lazy(recipe) => Arc::clone(&recipe.executable),
+            _ => return 0,
+        };
+        executable.memory_bytes(&self.outputs)
+    }
+
     /// Takes the recipe if nobody has, leaving `fence` and the evaluation. Called under the lock of the
     /// stream's queue (I1).
     pub(crate) fn claim(
@@ -338,6 +356,8 @@ fn compute(
         let executable = &recipe.executable;
         executable.execute(&inputs, &node.outputs, pool, &mut between_steps)
     };
-    let result = catch_unwind(AssertUnwindSafe(|| limits.within(execute)));
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        run(recipe.options.memory.as_ref(), || limits.within(execute))
+    }));
     result.unwrap_or_else(|panic| Err(Error::from_panic(name, &*panic)))
 }

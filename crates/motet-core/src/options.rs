@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::cancel::{CancelToken, cancelled};
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory::MemoryScope;
 use crate::pool::Priority;
 use crate::stream::Stream;
 
@@ -22,6 +23,8 @@ pub struct CallOptions {
     pub deadline: Option<Instant>,
     /// How urgent the call is; by default as urgent as its stream.
     pub priority: Option<Priority>,
+    /// What the memory of the call counts for, beside the process.
+    pub memory: Option<MemoryScope>,
 }
 
 impl CallOptions {

@@ -74,13 +74,16 @@ impl Stream {
     /// Waits until everything that the stream has been given so far is done, running it where
     /// nobody else does. MLX's `synchronize`.
     pub fn synchronize(&self) {
-        let at = self.0.queue.lock().submitted;
-        let fence = Fence {
-            strand: Arc::clone(&self.0),
-            at,
-        };
         // Without options nothing ends it early.
-        let _done = wait(fence, None);
+        let _done = wait(self.fence(), None);
+    }
+
+    /// The end of what the stream has been given so far.
+    pub(crate) fn fence(&self) -> Fence {
+        Fence {
+            strand: Arc::clone(&self.0),
+            at: self.0.queue.lock().submitted,
+        }
     }
 
     /// Under the queue's lock, offers the fence that the next command would have; enqueues the
@@ -153,7 +156,7 @@ pub(crate) struct Fence {
 }
 
 impl Fence {
-    fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.strand.completed.load(Ordering::Acquire) >= self.at
     }
 

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::error::Result;
+#[cfg(not(loom))]
+use crate::memory::heap;
 use crate::memory::{Buffer, Heap};
 use crate::shape::{Layout, Spec};
 
@@ -51,10 +53,41 @@ impl Tensor {
             return Cow::Borrowed(at(0, count * size));
         }
         let mut bytes = Vec::with_capacity(count * size);
+        self.each_element(|element| bytes.extend_from_slice(at(element, size)));
+        Cow::Owned(bytes)
+    }
+
+    /// The same value in row-major order: itself where it lies so, else a copy in the heap. What may
+    /// be a broadcast of a few bytes to more than there is memory is copied by this.
+    ///
+    /// # Errors
+    /// Memory.
+    #[cfg(not(loom))]
+    pub fn contiguous(&self) -> Result<Tensor> {
+        if self.layout.is_contiguous() {
+            return Ok(self.clone());
+        }
+        let copy = Tensor::allocate(&self.spec(), heap())?;
+        let size = self.layout.dtype.size();
+        let mut to = copy.buffer.as_ptr();
+        // SAFETY: a tensor lies inside of its buffer, and there are as many elements as the new
+        // buffer, which nobody else knows, has places.
+        self.each_element(|element| unsafe {
+            let from = self.buffer.as_ptr().add(self.offset).offset(element);
+            to.copy_from_nonoverlapping(from, size);
+            to = to.add(size);
+        });
+        Ok(copy)
+    }
+
+    /// Calls `use_it` with the offset in bytes of each element from the first, in row-major order.
+    fn each_element(&self, mut use_it: impl FnMut(isize)) {
+        let layout = &self.layout;
+        let size = layout.dtype.size() as isize;
         let mut index = vec![0; layout.shape.len()];
         let mut offset = 0;
-        for _ in 0..count {
-            bytes.extend_from_slice(at(offset * size as isize, size));
+        for _ in 0..layout.shape.size() {
+            use_it(offset * size);
             for axis in (0..index.len()).rev() {
                 index[axis] += 1;
                 offset += layout.strides[axis];
@@ -65,7 +98,6 @@ impl Tensor {
                 index[axis] = 0;
             }
         }
-        Cow::Owned(bytes)
     }
 
     /// The same for tensors that are the same elements in the same memory.

@@ -6,6 +6,11 @@ use std::time::Duration;
 /// its own lists in about 20 ns; larger ones it maps and unmaps, at about 250 ns a page touched.
 pub const CACHED_BUFFER_BYTES: usize = 64 << 10;
 
+/// Buffers from this size on are mapped by themselves, and so given back to the system when they are
+/// freed: glibc's allocator kept up to 32 MiB of such, and whatever lay below one that was in use.
+/// Smaller ones would be more mappings than a process may have (65530).
+pub const MAPPED_BUFFER_BYTES: usize = 1 << 20;
+
 /// A kernel with less work than this (in nanoseconds) runs on its caller alone. A hand-over to
 /// another thread was measured at 17 us: less work than that is done before help arrives. Where
 /// exactly a region starts to pay has not been measured yet; that takes an idle machine.

@@ -47,9 +47,10 @@ pub(crate) fn read_npz(path: &Path) -> Result<Tensors> {
 /// # Errors
 /// Where the file cannot be written.
 pub fn write_npy(path: &Path, tensor: &Tensor) -> Result<()> {
+    let tensor = tensor.contiguous()?;
     replace(path, |file| {
         let mut file = BufWriter::new(file);
-        write_array(WriteOptions::new_header_only().writer(&mut file), tensor)?;
+        write_array(WriteOptions::new_header_only().writer(&mut file), &tensor)?;
         file.flush()
     })
 }
@@ -63,6 +64,8 @@ pub fn write_npz(path: &Path, tensors: &Tensors, compression: Compression) -> Re
         Compression::Stored => CompressionMethod::Stored,
         Compression::Deflated => CompressionMethod::Deflated,
     };
+    let contiguous = |(name, tensor): (_, &Tensor)| Ok((name, tensor.contiguous()?));
+    let tensors = tensors.iter().map(contiguous).collect::<Result<Vec<_>>>()?;
     replace(path, |file| {
         let mut archive = NpzWriter::new(BufWriter::new(file));
         for (name, tensor) in tensors {
@@ -70,7 +73,7 @@ pub fn write_npz(path: &Path, tensors: &Tensors, compression: Compression) -> Re
             let options = FileOptions::default()
                 .compression_method(method)
                 .large_file(tensor.spec().bytes() >= u32::MAX as usize / 2);
-            write_array(archive.array::<u8>(name, options)?, tensor)?;
+            write_array(archive.array::<u8>(name, options)?, &tensor)?;
         }
         archive.zip_writer().finish()?.flush()
     })

@@ -50,9 +50,8 @@ pub fn read_safetensors(path: &Path) -> Result<(Tensors, Metadata)> {
 /// # Errors
 /// Where the file cannot be written.
 pub fn write_safetensors(path: &Path, tensors: &Tensors, metadata: &Metadata) -> Result<()> {
-    let views = tensors
-        .iter()
-        .map(|(name, tensor)| (name, Outgoing(tensor)));
+    let contiguous = |(name, tensor): (_, &Tensor)| Ok((name, Outgoing(tensor.contiguous()?)));
+    let views = tensors.iter().map(contiguous).collect::<Result<Vec<_>>>()?;
     let copies = metadata
         .iter()
         .map(|(key, value)| (key.clone(), value.clone()));
@@ -62,9 +61,9 @@ pub fn write_safetensors(path: &Path, tensors: &Tensors, metadata: &Metadata) ->
 }
 
 /// A tensor as the crate wants to see it.
-struct Outgoing<'a>(&'a Tensor);
+struct Outgoing(Tensor);
 
-impl View for Outgoing<'_> {
+impl View for Outgoing {
     fn dtype(&self) -> Tag {
         let dtype = self.0.layout.dtype;
         let entry = DTYPES.iter().find(|(known, _)| *known == dtype);
@@ -76,7 +75,7 @@ impl View for Outgoing<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        row_major(self.0)
+        row_major(&self.0)
     }
 
     fn data_len(&self) -> usize {

@@ -7,12 +7,14 @@ use std::time::Instant;
 use motet_core::array::Array;
 use motet_core::cancel::CancelToken;
 use motet_core::compile::cache::PlanCache;
+use motet_core::compile::constants::readable;
 use motet_core::compile::plan::Plan;
 use motet_core::compile::trace::{Signature, trace};
 use motet_core::context::current_stream;
 use motet_core::error::{Error, Result};
 use motet_core::export::reader::ExportedFile;
 use motet_core::graph::{Graph, Node};
+use motet_core::memory::{MemoryScope, within};
 use motet_core::node::{Definition, Executable};
 use motet_core::options::CallOptions;
 use motet_core::pool::{Pool, Priority};
@@ -38,6 +40,7 @@ pub fn import_function(path: impl AsRef<Path>) -> Result<Function> {
         name: stem.to_string_lossy().into(),
         file: Arc::new(ExportedFile::open(path)?),
         closure: None,
+        constants: Arc::new(PlanCache::new(usize::MAX)),
         plans: None,
         options: Arc::default(),
     })
@@ -64,6 +67,7 @@ pub fn compile(f: impl Fn(&[Array]) -> Result<Vec<Array>> + Send + Sync + 'stati
         name: "compiled".into(),
         file: Arc::new(ExportedFile::new(false, "")),
         closure: Some(Arc::new(f)),
+        constants: Arc::new(PlanCache::new(usize::MAX)),
         plans: Some(Arc::new(PlanCache::new(PLANS))),
         options: Arc::default(),
     }
@@ -83,6 +87,8 @@ pub struct Function {
     /// Traced for each signature that it is called with; always compiled.
     closure: Option<Arc<Closure>>,
     plans: Option<Arc<PlanCache<PlanKey, CompiledCall>>>,
+    /// The constants of each graph as operations read them, for calls without a plan.
+    constants: Arc<PlanCache<usize, Vec<Array>>>,
     options: Arc<CallOptions>,
 }
 
@@ -101,6 +107,7 @@ impl Function {
     pub fn compile(&self) -> Function {
         Function {
             plans: Some(Arc::new(PlanCache::new(PLANS))),
+            constants: Arc::new(PlanCache::new(usize::MAX)),
             ..self.clone()
         }
     }
@@ -158,6 +165,25 @@ impl Function {
     /// for cores, urgent calls are let in first, and between two steps or tiles of others.
     pub fn priority(&self, priority: Priority) -> Function {
         self.with_options(|options| options.priority = Some(priority))
+    }
+
+    /// The function with its memory accounted for by `scope`, which can also limit it: results,
+    /// workspaces, and the weights, if this function is the first to use them.
+    ///
+    /// ```
+    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny.mlxfn");
+    /// # use motet::{Array, MemoryScope};
+    /// let scope = MemoryScope::new("tiny");
+    /// let function = motet::import_function(path)?.compile().memory(&scope);
+    /// let y = function.call(&[Array::from_slice(&[1.0f32; 16], [1, 16])?])?;
+    /// y[0].eval()?;
+    /// assert!(scope.active() > 0 && scope.peak() >= scope.active());
+    /// drop((function, y));
+    /// assert_eq!(scope.active(), 0);
+    /// # Ok::<(), motet::Error>(())
+    /// ```
+    pub fn memory(&self, scope: &MemoryScope) -> Function {
+        self.with_options(|options| options.memory = Some(scope.clone()))
     }
 
     /// Calls with positional inputs. The outputs are lazy.
@@ -288,7 +314,8 @@ impl Function {
         arguments: &[Array],
         stream: &Stream,
     ) -> Result<Vec<Array>> {
-        let call = plans.get_or_build(&key, || {
+        let scope = self.options.memory.as_ref();
+        let make = || {
             let _build = build(&self.name);
             let (index, specs) = &key;
             let graph = match &self.closure {
@@ -310,7 +337,8 @@ impl Function {
                 steps: plan.step_labels(),
             });
             Ok(CompiledCall { graph, plan, label })
-        })?;
+        };
+        let call = plans.get_or_build(&key, || within(scope, make))?;
         Ok(Array::from_executable(
             Arc::clone(&call) as Arc<dyn Executable>,
             arguments,
@@ -331,7 +359,13 @@ impl Function {
     ) -> Result<Vec<Array>> {
         let graph = &self.file.functions[index];
         let specs = graph.specialize(specs)?;
-        replay(graph, arguments, |node, inputs| {
+        let constants = self.constants.get_or_build(&index, || {
+            let readable = |(_, tensor): &(_, Tensor)| readable(tensor).map(Array::from_tensor);
+            within(self.options.memory.as_ref(), || {
+                graph.constants.iter().map(readable).collect()
+            })
+        })?;
+        replay(graph, arguments, &constants, |node, inputs| {
             let outputs: Vec<Spec> = node.outputs.iter().map(|&v| specs[v].clone()).collect();
             let primitive = Arc::new(node.primitive.clone());
             let arrays = Array::from_executable(primitive, inputs, &outputs, stream, &self.options);
@@ -340,18 +374,19 @@ impl Function {
     }
 }
 
-/// What a graph makes of these inputs, where `make` says what a node makes of its own.
+/// What a graph makes of these inputs and constants, where `make` says what a node makes of its own.
 pub(crate) fn replay(
     graph: &Graph,
     inputs: &[Array],
+    constants: &[Array],
     mut make: impl FnMut(&Node, &[Array]) -> Result<Vec<Array>>,
 ) -> Result<Vec<Array>> {
     let mut values: Vec<Option<Array>> = vec![None; graph.values.len()];
     for (&value, input) in graph.inputs.iter().zip(inputs) {
         values[value] = Some(input.clone());
     }
-    for (value, constant) in &graph.constants {
-        values[*value] = Some(Array::from_tensor(constant.clone()));
+    for ((value, _), constant) in graph.constants.iter().zip(constants) {
+        values[*value] = Some(constant.clone());
     }
     let known = |values: &[Option<Array>], ids: &[usize]| -> Result<Vec<Array>> {
         let get = |&id: &usize| values[id].clone();
@@ -387,6 +422,10 @@ impl Executable for CompiledCall {
 
     fn definition(&self) -> Option<Definition<'_>> {
         Some(Definition::Function(&self.graph))
+    }
+
+    fn memory_bytes(&self, _: &[Spec]) -> usize {
+        self.plan.call_bytes()
     }
 
     fn execute(

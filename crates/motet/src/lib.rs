@@ -147,6 +147,7 @@ pub use motet_core::error::{Error, ErrorKind, Result};
 pub use motet_core::eval::{async_eval, eval};
 pub use motet_core::future::{EvalFuture, eval_async};
 pub use motet_core::kernel::{Quantization, QuantizationMode};
+pub use motet_core::memory::MemoryScope;
 pub use motet_core::options::CallOptions;
 pub use motet_core::pool::Priority;
 pub use motet_core::shape::{Shape, Spec};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::array::Array;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
-use crate::memory::Buffer;
+use crate::memory::{Buffer, vector};
 use crate::shape::{Shape, Spec};
 use crate::tensor::Tensor;
 
@@ -74,7 +74,7 @@ impl Array {
         let tensor = self.tensor()?;
         let first = tensor.buffer.as_ptr().wrapping_add(tensor.offset);
         if !tensor.layout.is_contiguous() || !first.cast::<T>().is_aligned() {
-            return Ok(Cow::Owned(copied(&tensor)));
+            return Ok(Cow::Owned(copied(&tensor)?));
         }
         // SAFETY: the elements lie here one after the other, aligned, and are what `T`'s dtype
         // says. A value that is there is neither changed nor replaced while its node lives, and
@@ -96,7 +96,7 @@ impl Array {
     /// ```
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
         self.expect("to_vec", T::DTYPE)?;
-        Ok(copied(&self.tensor()?))
+        copied(&self.tensor()?)
     }
 
     /// The only element; computes the array where needed.
@@ -119,7 +119,7 @@ impl Array {
             );
             return Err(Error::invalid("item", message));
         }
-        Ok(copied(&self.tensor()?)[0])
+        Ok(copied(&self.tensor()?)?[0])
     }
 
     fn expect(&self, name: &str, dtype: crate::dtype::Dtype) -> Result<()> {
@@ -226,10 +226,10 @@ pub fn literal(values: impl Into<Array>) -> Array {
 }
 
 /// The elements in row-major order.
-fn copied<T: Element>(tensor: &Tensor) -> Vec<T> {
+fn copied<T: Element>(tensor: &Tensor) -> Result<Vec<T>> {
     let layout = &tensor.layout;
     let size = size_of::<T>() as isize;
-    let mut elements = Vec::with_capacity(layout.shape.size());
+    let mut elements = vector(layout.shape.size())?;
     let mut index = vec![0usize; layout.shape.len()];
     let mut offset = tensor.offset as isize;
     for _ in 0..layout.shape.size() {
@@ -249,13 +249,14 @@ fn copied<T: Element>(tensor: &Tensor) -> Vec<T> {
             index[axis] = 0;
         }
     }
-    elements
+    Ok(elements)
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::dtype::Dtype;
+    use crate::error::ErrorKind;
     use crate::shape::{Layout, Strides};
 
     /// A value whose elements lie in this order in `data`.
@@ -306,6 +307,20 @@ mod tests {
         let expected = [1u32, 2].map(u32::from_le);
         assert_eq!(*array.as_slice::<u32>().unwrap(), expected);
         assert_eq!(array.to_vec::<u32>().unwrap(), expected);
+    }
+
+    #[test]
+    fn broadcasts_to_more_than_there_is_are_errors_when_they_are_copied() {
+        let wide = Layout {
+            shape: Shape::new(&[1 << 28, 1 << 20]),
+            strides: Strides::from_slice(&[0, 0]),
+            dtype: Dtype::Uint8,
+        };
+        let one = Array::from([7u8]).tensor().unwrap();
+        let tensor = one.view(wide, 0).unwrap();
+        assert_eq!(tensor.contiguous().err().unwrap().kind(), ErrorKind::Memory);
+        let error = Array::from_tensor(tensor).to_vec::<u8>().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Memory, "{error}");
     }
 
     #[test]

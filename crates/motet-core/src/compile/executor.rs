@@ -191,14 +191,14 @@ fn run_view(
     output: &Spec,
     pool: &Pool,
 ) -> Result<Tensor> {
-    if let Some(seen) = see(name, view, input, output)? {
+    if let Some(seen) = see(name, view, input, output)?.filter(is_aligned) {
         return Ok(seen);
     }
     let copied = row_major(backend, input, pool)?;
     see(name, view, &copied, output)?.ok_or_else(|| place::not_viewable(name))
 }
 
-/// The view without a copy: `None` where the layout does not allow it.
+/// The view without a copy, at whatever address: `None` where the layout does not allow it.
 pub(crate) fn see(
     name: &str,
     view: &View,
@@ -208,10 +208,8 @@ pub(crate) fn see(
     let Some((layout, bytes)) = view.apply(&input.layout, output) else {
         return Ok(None);
     };
-    let seen = input
-        .view(layout, bytes)
-        .ok_or_else(|| place::outside(name))?;
-    Ok(Some(seen).filter(is_aligned))
+    let seen = input.view(layout, bytes);
+    seen.ok_or_else(|| place::outside(name)).map(Some)
 }
 
 /// The same value in row-major order, in new memory.

@@ -10,6 +10,8 @@
 
 pub mod cache;
 #[cfg(not(loom))]
+pub mod constants;
+#[cfg(not(loom))]
 pub mod executor;
 #[cfg(not(loom))]
 mod ir;

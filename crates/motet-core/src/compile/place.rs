@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use smallvec::{SmallVec, smallvec};
 
 use crate::backend::Backend;
-use crate::compile::executor::{is_aligned, see};
+use crate::compile::executor::see;
 use crate::compile::ir::{Ir, Kind, Value};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::Kernel;
@@ -23,7 +23,7 @@ const PACKED_GROWTH: usize = 4;
 pub(crate) enum Root {
     /// An input of the call, row-major.
     Input(usize),
-    /// A tensor of the plan.
+    /// A tensor of the plan, at whatever address.
     Constant(usize),
     /// Memory of a call that a kernel writes, row-major.
     Temporary(usize),
@@ -85,12 +85,7 @@ pub(crate) fn place(
         });
     }
     for (value, tensor) in &ir.constants {
-        let tensor = if is_aligned(tensor) {
-            tensor.clone()
-        } else {
-            pack(tensor)?
-        };
-        placer.places[*value] = Some(placer.placed.constant(tensor));
+        placer.places[*value] = Some(placer.placed.constant(tensor.clone()));
     }
     for step in ir.steps {
         match step.kind {

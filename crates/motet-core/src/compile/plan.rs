@@ -1,8 +1,7 @@
 //! Plans: a graph made ready for inputs of certain shapes, run by any number of threads at once.
 //!
-//! A plan is immutable but for its list of workspaces. A call takes one (or makes one: there are as
-//! many as calls were in flight at once), allocates its outputs, and launches the steps in order;
-//! where each argument lies was decided when the plan was built.
+//! A plan is immutable. A call takes a workspace and memory for its outputs from the heap, and launches
+//! the steps in order; where each argument lies was decided when the plan was built.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,19 +10,20 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::backend::{self, Backend, Launch, Location};
+use crate::compile::constants::readable;
 use crate::compile::ir::{self, Ir, Kind, signature};
 use crate::compile::memory_plan::{Request, plan_memory};
 use crate::compile::pieces::read_in_pieces;
 use crate::compile::place::{Place, Placed, PlacedKernel, Root, place};
 use crate::compile::{executor, passes};
 use crate::device::Device;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::graph::Graph;
 use crate::kernel::Kernel;
 use crate::memory::{Buffer, heap};
 use crate::pool::Pool;
 use crate::shape::{Layout, Spec};
-use crate::sync::{Mutex, Rank, assert_unlocked};
+use crate::sync::assert_unlocked;
 use crate::tensor::Tensor;
 use crate::trace::{self, StepLabel};
 
@@ -38,8 +38,6 @@ pub struct Plan {
     /// The bytes of each allocation that leaves a call with its results.
     escaping: Vec<usize>,
     workspace_bytes: usize,
-    /// Workspaces that no call uses now.
-    workspaces: Mutex<Vec<Buffer>>,
     backend: &'static dyn Backend,
 }
 
@@ -133,13 +131,15 @@ impl Plan {
             .temporaries
             .iter()
             .try_for_each(|&bytes| fits(bytes))?;
+        let mut constants = Constants::new(&mut placed);
         let prepared: Vec<Box<dyn backend::Step>> = placed
             .kernels
             .iter()
-            .map(|kernel| {
+            .enumerate()
+            .map(|(number, kernel)| {
                 // Preparing packs weights, which takes long.
                 pool.yield_to_waiters();
-                prepare(kernel, &placed.constants, backend)
+                constants.prepare(number, kernel, backend)
             })
             .collect::<Result<_>>()?;
 
@@ -165,58 +165,59 @@ impl Plan {
         fits(memory.bytes)?;
         let (temporaries, scratch) = memory.offsets.split_at(placed.temporaries.len());
 
-        let argument = |place: &Place| {
+        let argument = |place: &Place| -> Result<Argument> {
             let (source, base) = match place.root {
                 Root::Input(index) => (Source::Input(index), 0),
                 Root::Constant(index) => {
-                    let tensor = &placed.constants[index];
-                    (Source::Constant(Arc::clone(&tensor.buffer)), tensor.offset)
+                    let tensor = readable(constants.get(index)?)?;
+                    (Source::Constant(tensor.buffer), tensor.offset)
                 }
                 Root::Temporary(t) => match escapes[t] {
                     Some(index) => (Source::Escaping(index), 0),
                     None => (Source::Workspace, temporaries[t]),
                 },
             };
-            Argument {
+            Ok(Argument {
                 source,
                 offset: base + place.offset,
-            }
+            })
         };
         let results = placed
             .outputs
             .iter()
-            .map(|p| (argument(p), p.layout.clone()))
-            .collect();
+            .map(|p| Ok((argument(p)?, p.layout.clone())))
+            .collect::<Result<_>>()?;
         let with_scratch = placed.kernels.iter().zip(prepared).zip(scratch);
         // The plan must not keep a constant in memory that no launch reads.
         let input = |prepared: &dyn backend::Step, (index, place): (usize, &Place)| {
             if prepared.reads(index) {
                 argument(place)
             } else {
-                Argument {
+                Ok(Argument {
                     source: Source::Workspace,
                     offset: 0,
-                }
+                })
             }
         };
-        let steps = with_scratch.map(|((kernel, prepared), &scratch)| PlanStep {
-            name: kernel.name.clone(),
-            signature: kernel_signature(kernel),
-            kernel: kernel.kernel.clone(),
-            inputs: (kernel.inputs.iter().enumerate())
-                .map(|place| input(&*prepared, place))
-                .collect(),
-            prepared,
-            outputs: kernel.outputs.iter().map(argument).collect(),
-            scratch,
+        let steps = with_scratch.map(|((kernel, prepared), &scratch)| {
+            Ok(PlanStep {
+                name: kernel.name.clone(),
+                signature: kernel_signature(kernel),
+                kernel: kernel.kernel.clone(),
+                inputs: (kernel.inputs.iter().enumerate())
+                    .map(|place| input(&*prepared, place))
+                    .collect::<Result<_>>()?,
+                prepared,
+                outputs: kernel.outputs.iter().map(argument).collect::<Result<_>>()?,
+                scratch,
+            })
         });
         Ok(Plan {
-            steps: steps.collect(),
+            steps: steps.collect::<Result<_>>()?,
             results,
             outputs,
             escaping,
             workspace_bytes: memory.bytes,
-            workspaces: Mutex::new(Rank::Leaf, Vec::new()),
             backend,
             inputs: placed.inputs,
             alignments: placed.alignments,
@@ -257,10 +258,10 @@ impl Plan {
             .iter()
             .map(|&bytes| heap().allocate(bytes).map(Arc::new))
             .collect::<Result<_>>()?;
-        let workspace = Workspace::take(self)?;
+        let workspace = heap().allocate(self.workspace_bytes)?;
         let memory = CallMemory {
             inputs,
-            workspace: workspace.buffer(),
+            workspace: &workspace,
             escaping: &escaping,
         };
         let mut running = 0;
@@ -349,6 +350,12 @@ impl Plan {
         self.steps.iter().map(label).collect()
     }
 
+    /// The bytes that a call takes from the heap: those of its workspace and of its outputs.
+    pub fn call_bytes(&self) -> usize {
+        let outputs = self.escaping.iter().copied();
+        outputs.fold(self.workspace_bytes, usize::saturating_add)
+    }
+
     /// The bytes that a call in flight needs beside its inputs and outputs.
     pub fn workspace_bytes(&self) -> usize {
         self.workspace_bytes
@@ -370,24 +377,75 @@ impl Plan {
     }
 }
 
-fn prepare(
-    kernel: &PlacedKernel,
-    constants: &[Tensor],
-    backend: &dyn Backend,
-) -> Result<Box<dyn backend::Step>> {
-    let layouts = |places: &[Place]| places.iter().map(|p| p.layout.clone()).collect::<Vec<_>>();
-    let constant = |place: &Place| match place.root {
-        Root::Constant(index) => constants[index].view(place.layout.clone(), place.offset as isize),
-        _ => None,
-    };
-    backend
-        .prepare(
-            &kernel.kernel,
-            &layouts(&kernel.inputs),
-            &layouts(&kernel.outputs),
-            &kernel.inputs.iter().map(constant).collect::<Vec<_>>(),
-        )
-        .map_err(|error| error.context(&kernel.name, kernel_signature(kernel)))
+/// The constants while steps are prepared. Each goes as soon as no launch and no later step needs it:
+/// what is packed was perhaps computed, and the two together would be the peak of the model's memory.
+struct Constants {
+    tensors: Vec<Option<Tensor>>,
+    /// The last kernel that takes each; beyond the last kernel for results.
+    last: Vec<usize>,
+}
+
+impl Constants {
+    fn new(placed: &mut Placed) -> Constants {
+        let tensors = std::mem::take(&mut placed.constants);
+        let mut last = vec![None; tensors.len()];
+        let results = placed.kernels.len();
+        let places = placed.kernels.iter().enumerate();
+        let places =
+            places.flat_map(|(number, kernel)| kernel.inputs.iter().map(move |p| (number, p)));
+        for (number, place) in places.chain(placed.outputs.iter().map(|p| (results, p))) {
+            if let Root::Constant(index) = place.root {
+                last[index] = Some(number);
+            }
+        }
+        let used = tensors.into_iter().zip(&last);
+        Constants {
+            tensors: used.map(|(tensor, last)| last.map(|_| tensor)).collect(),
+            last: last.into_iter().map(Option::unwrap_or_default).collect(),
+        }
+    }
+
+    fn get(&self, index: usize) -> Result<&Tensor> {
+        let message = "a constant was dropped that is needed";
+        let gone = || Error::new(ErrorKind::Internal, "plan", message);
+        self.tensors[index].as_ref().ok_or_else(gone)
+    }
+
+    /// Prepares the kernel of this number.
+    fn prepare(
+        &mut self,
+        number: usize,
+        kernel: &PlacedKernel,
+        backend: &dyn Backend,
+    ) -> Result<Box<dyn backend::Step>> {
+        let layouts =
+            |places: &[Place]| places.iter().map(|p| p.layout.clone()).collect::<Vec<_>>();
+        let constant = |place: &Place| match place.root {
+            Root::Constant(index) => {
+                let tensor = self.tensors[index].as_ref()?;
+                tensor.view(place.layout.clone(), place.offset as isize)
+            }
+            _ => None,
+        };
+        let step = backend
+            .prepare(
+                &kernel.kernel,
+                &layouts(&kernel.inputs),
+                &layouts(&kernel.outputs),
+                &kernel.inputs.iter().map(constant).collect::<Vec<_>>(),
+            )
+            .map_err(|error| error.context(&kernel.name, kernel_signature(kernel)))?;
+        for (input, place) in kernel.inputs.iter().enumerate() {
+            if let Root::Constant(index) = place.root {
+                if step.reads(input) {
+                    self.last[index] = usize::MAX;
+                } else if self.last[index] == number {
+                    self.tensors[index] = None;
+                }
+            }
+        }
+        Ok(step)
+    }
 }
 
 fn kernel_signature(kernel: &PlacedKernel) -> String {
@@ -450,39 +508,6 @@ impl<'a> CallMemory<'a> {
         Location {
             buffer,
             offset: base + argument.offset,
-        }
-    }
-}
-
-/// A workspace for one call; goes back to the plan however the call ends.
-struct Workspace<'a> {
-    /// There until the drop.
-    buffer: Option<Buffer>,
-    plan: &'a Plan,
-}
-
-impl Workspace<'_> {
-    fn take(plan: &Plan) -> Result<Workspace<'_>> {
-        let free = plan.workspaces.lock().pop();
-        let buffer = match free {
-            Some(buffer) => buffer,
-            None => heap().allocate(plan.workspace_bytes)?,
-        };
-        Ok(Workspace {
-            buffer: Some(buffer),
-            plan,
-        })
-    }
-
-    fn buffer(&self) -> &Buffer {
-        self.buffer.as_ref().expect("it is there until the drop")
-    }
-}
-
-impl Drop for Workspace<'_> {
-    fn drop(&mut self) {
-        if let Some(buffer) = self.buffer.take() {
-            self.plan.workspaces.lock().push(buffer);
         }
     }
 }

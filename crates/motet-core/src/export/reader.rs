@@ -4,8 +4,8 @@
 //! anything is allocated, every id must be defined before it is used, and every node's recorded
 //! outputs must be what its primitive makes of its inputs. Whatever passes is safe to execute.
 //!
-//! Constants stay in the mapped file where their bytes can be used as they are. The format does
-//! not align them, so those that lie askew are copied.
+//! Constants stay in the mapped file, at whatever address: the format does not align them. Who reads
+//! them asks for the aligned form ([`readable`](crate::compile::constants::readable)).
 #![cfg(not(loom))]
 
 use std::collections::HashMap;
@@ -428,12 +428,10 @@ fn damaged(message: String) -> Error {
     Error::file("mlxfn", message)
 }
 
-/// A constant whose `bytes` lie at `offset` in the file: in place where kernels can read them
-/// there, else a copy.
+/// A constant whose `bytes` lie at `offset` in the file.
 fn constant(file: &Arc<Buffer>, bytes: &[u8], offset: usize, spec: &Spec) -> Result<Tensor> {
     // Kernels read a bool as `bool`, which in a mapped file anything might turn into another byte.
-    let is_bool = spec.dtype == Dtype::Bool;
-    if !is_bool && bytes.as_ptr().addr().is_multiple_of(spec.dtype.size()) {
+    if spec.dtype != Dtype::Bool {
         return Ok(Tensor {
             buffer: Arc::clone(file),
             offset,
@@ -443,13 +441,12 @@ fn constant(file: &Arc<Buffer>, bytes: &[u8], offset: usize, spec: &Spec) -> Res
     let tensor = Tensor::allocate(spec, heap())?;
     let address = tensor.buffer.as_ptr();
     // SAFETY: the new buffer has this many bytes, is not shared yet and does not overlap the file.
-    unsafe { address.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
-    if is_bool {
-        // SAFETY: as above, and the copy initialised the bytes.
-        let copied = unsafe { std::slice::from_raw_parts_mut(address, bytes.len()) };
-        for byte in copied {
-            *byte = (*byte != 0).into();
-        }
+    let copied = unsafe {
+        address.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        std::slice::from_raw_parts_mut(address, bytes.len())
+    };
+    for byte in copied {
+        *byte = (*byte != 0).into();
     }
     Ok(tensor)
 }

@@ -165,8 +165,10 @@ impl FileWriter<'_> {
         if self.stored.insert(id) {
             w.spec(&tensor.spec());
             self.flush()?;
-            let elements = tensor.row_major();
-            self.out.write_all(&elements).map_err(cannot_write)?;
+            let tensor = tensor.contiguous()?;
+            self.out
+                .write_all(&tensor.row_major())
+                .map_err(cannot_write)?;
         }
         Ok(())
     }

@@ -17,7 +17,6 @@ use motet_core::shape::Layout;
 use motet_core::tensor::Tensor;
 
 use crate::convert::Float32Like;
-use crate::operand::Strided;
 use crate::scratch::with_floats;
 use crate::simd::Simd;
 
@@ -66,13 +65,15 @@ impl Packed {
         shared(tensor, form, || {
             macro_rules! pack {
                 ($type:ty) => {{
-                    let location = motet_core::backend::Location {
-                        buffer: &tensor.buffer,
-                        offset: tensor.offset,
+                    let outside = || Error::new(ErrorKind::Internal, "pack", "outside of memory");
+                    let whole = tensor.view(tensor.layout.clone(), 0).ok_or_else(outside)?;
+                    let first = whole.buffer.as_ptr().wrapping_add(whole.offset);
+                    let first = first.cast_const().cast::<$type>();
+                    // SAFETY: the caller's places are those of the layout's elements, which are all
+                    // inside of the buffer, though perhaps not aligned there.
+                    let at = |line, column| unsafe {
+                        first.offset(place(line, column)).read_unaligned()
                     };
-                    let source = Strided::<$type>::new(&location, &tensor.layout)?;
-                    // SAFETY: the caller's places are those of the layout's elements.
-                    let at = |line, column| unsafe { source.get(place(line, column)) };
                     Packed::pack(simd, [lines, columns], <$type>::DTYPE, at)
                 }};
             }

@@ -45,8 +45,12 @@ pub(crate) fn plain(graph: &Arc<Graph>) -> Result<Arc<Graph>> {
     let lanes: Vec<Stream> = (0..lanes.unwrap_or(0))
         .map(|_| new_stream(Device::CPU))
         .collect::<Result<_>>()?;
+    let constants = graph.constants.iter();
+    let constants: Vec<Array> = constants
+        .map(|(_, tensor)| Array::from_tensor(tensor.clone()))
+        .collect();
     let graph = trace(signature, |inputs| {
-        replay(graph, inputs, |node, inputs| {
+        replay(graph, inputs, &constants, |node, inputs| {
             let (outputs, stream) = (specs_of(&node.outputs), &lanes[node.lane]);
             if replaced(node) {
                 return with_stream(stream, || expanded(&node.primitive, inputs, &outputs));

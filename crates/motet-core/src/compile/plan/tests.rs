@@ -2,6 +2,7 @@ use super::*;
 use crate::compile::testing::{Builder, Mock, add, exp, max, mul, neg, read, tensor};
 use crate::dtype::Dtype;
 use crate::error::ErrorKind;
+use crate::memory::{ALIGNMENT, MemoryScope, within};
 use crate::ops::View;
 
 fn build(ir: Ir, fuse: bool) -> Plan {
@@ -157,18 +158,21 @@ fn weights_are_packed_at_build_and_results_may_be_views() {
 }
 
 #[test]
-fn results_outlive_the_workspace_and_calls_share_it_in_turn() {
+fn results_outlive_the_workspace_which_goes_back() {
     let mut b = Builder::default();
     let x = b.input(&[4]);
     let soft = b.softmax(x);
     let minus = b.elementwise(neg(), &[soft]);
     let again = b.softmax(minus);
     let plan = build(b.finish(&[again]), true);
-    let first = call(&plan, &[tensor(&[4], &[1.0, 2.0, 3.0, 4.0])]).unwrap();
+    let scope = MemoryScope::new("plan");
+    let (ones, zeros) = (tensor(&[4], &[1.0, 2.0, 3.0, 4.0]), tensor(&[4], &[0.0; 4]));
+    let first = within(Some(&scope), || call(&plan, &[ones])).unwrap();
     let before = read(&first[0]);
-    call(&plan, &[tensor(&[4], &[0.0; 4])]).unwrap();
+    within(Some(&scope), || call(&plan, &[zeros])).unwrap();
     assert_eq!(read(&first[0]), before);
-    assert_eq!(plan.workspaces.lock().len(), 1);
+    assert!(plan.workspace_bytes() > 0 && scope.peak() >= 2 * ALIGNMENT + plan.workspace_bytes());
+    assert_eq!(scope.active(), ALIGNMENT, "the first result alone");
 }
 
 #[test]
@@ -232,12 +236,13 @@ fn failures_are_errors_that_name_the_step_and_leave_the_plan_usable() {
         ),
     ] {
         let plan = build(one(kernel), true);
+        let scope = MemoryScope::new("plan");
         for _ in 0..2 {
-            let error = call(&plan, &input).err().unwrap();
+            let error = within(Some(&scope), || call(&plan, &input)).err().unwrap();
             assert_eq!(error.kind(), kind);
             assert!(error.to_string().contains(text), "{error}");
         }
-        assert_eq!(plan.workspaces.lock().len(), 1, "the workspace came back");
+        assert_eq!(scope.active(), 0, "the workspace came back");
     }
     let missing = Plan::from_ir(
         one(Kernel::Concatenate { axis: 0 }),
@@ -311,7 +316,6 @@ fn threads_share_a_plan() {
             });
         }
     });
-    assert!(plan.workspaces.lock().len() <= 4);
 }
 
 #[test]
