@@ -482,7 +482,7 @@ impl Drop for Block {
 /// # Errors
 /// [`ErrorKind::Memory`] where a limit or the machine does not allow it.
 #[cfg(not(loom))]
-pub(crate) fn vector<T>(count: usize) -> Result<Vec<T>> {
+pub fn vector<T>(count: usize) -> Result<Vec<T>> {
     let bytes = count.saturating_mul(size_of::<T>());
     heap().check(bytes)?;
     let mut vector = Vec::new();
@@ -493,7 +493,7 @@ pub(crate) fn vector<T>(count: usize) -> Result<Vec<T>> {
 
 /// Models choose small counts.
 #[cfg(loom)]
-pub(crate) fn vector<T>(count: usize) -> Result<Vec<T>> {
+pub fn vector<T>(count: usize) -> Result<Vec<T>> {
     Ok(Vec::with_capacity(count))
 }
 

@@ -11,6 +11,7 @@ use motet_core::backend::{Launch, Step};
 use motet_core::dtype::{Dtype, Element};
 use motet_core::error::{Error, Result};
 use motet_core::kernel::{Kernel, Reduction};
+use motet_core::memory::vector;
 use motet_core::shape::{Layout, Strides};
 use num_complex::Complex32;
 
@@ -352,7 +353,9 @@ impl<F: Fold> Step for Reduce<F> {
         let groups = kept.div_ceil(self.group);
         let parts = reduced.div_ceil(self.part).max(1);
         // A part's sums of all outputs lie together.
-        let mut sums = vec![F::START; if parts > 1 { parts * kept } else { 0 }];
+        let count = if parts > 1 { parts * kept } else { 0 };
+        let mut sums = vector(count)?;
+        sums.resize(count, F::START);
         let shared = Output::over(&mut sums);
         let cost_ns = self.group * self.part.min(reduced) / 3;
         launch.pool.for_each_tile(groups * parts, cost_ns, &|tile| {
