@@ -316,6 +316,23 @@ fn s43_a_model_gives_back_its_memory_when_it_is_unloaded() {
 }
 
 #[test]
+fn a_weight_that_one_step_packs_and_reads_is_there() {
+    let _alone = alone();
+    let weight: Vec<f32> = (0..64 * 64).map(|i| (i % 13) as f32 / 13.0).collect();
+    let weight = Array::from_vec(weight, [64, 64]).unwrap();
+    let f = move |x: &[Array]| Ok(vec![ops::add(&ops::matmul(&x[0], &weight)?, &weight)?]);
+    let x = Array::from_vec(vec![0.5f32; 64 * 64], [64, 64]).unwrap();
+    let expected = f(std::slice::from_ref(&x)).unwrap()[0]
+        .to_vec::<f32>()
+        .unwrap();
+    let got = motet::compile(f).call(&[x]).unwrap()[0]
+        .to_vec::<f32>()
+        .unwrap();
+    let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-4;
+    assert!(got.iter().zip(&expected).all(close));
+}
+
+#[test]
 fn s43_each_model_has_an_account_and_a_limit() {
     let _alone = alone();
     on_both_paths(|compiled| {

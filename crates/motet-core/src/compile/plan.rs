@@ -435,14 +435,19 @@ impl Constants {
                 &kernel.inputs.iter().map(constant).collect::<Vec<_>>(),
             )
             .map_err(|error| error.context(&kernel.name, kernel_signature(kernel)))?;
-        for (input, place) in kernel.inputs.iter().enumerate() {
-            if let Root::Constant(index) = place.root {
-                if step.reads(input) {
-                    self.last[index] = usize::MAX;
-                } else if self.last[index] == number {
-                    self.tensors[index] = None;
-                }
-            }
+        let constants = || {
+            let inputs = kernel.inputs.iter().enumerate();
+            inputs.filter_map(|(input, place)| match place.root {
+                Root::Constant(index) => Some((input, index)),
+                _ => None,
+            })
+        };
+        // One step may have packed what it reads as well.
+        for (_, index) in constants().filter(|&(input, _)| step.reads(input)) {
+            self.last[index] = usize::MAX;
+        }
+        for (_, index) in constants().filter(|&(_, index)| self.last[index] == number) {
+            self.tensors[index] = None;
         }
         Ok(step)
     }

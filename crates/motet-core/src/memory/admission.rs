@@ -12,7 +12,8 @@
 //!     +-- wait -+ for a fence in flight, or for a call that is about to be scheduled
 //! ```
 //!
-//! Who waits cannot be waited for by whom it waits for: it has announced and scheduled nothing, holds
+//! Who waits cannot be waited for by whom it waits for: it has announced nothing, what it scheduled
+//! before (it meets obstacles, and tries again) runs without it, as whoever waits helps; it holds
 //! no lock, turn or core (inside of a command nobody waits here), and so no command depends on it. It
 //! waits for fences, as every evaluation does, helping; or for a thread between its announcement and
 //! its schedule, which waits for nothing there. Accounts are asked in one order, so that two
