@@ -81,7 +81,7 @@ pub(crate) fn submit(
     streams: &mut Vec<Stream>,
 ) -> Result<(), Obstacle> {
     let (tape, needs) = walk(arrays, evaluation)?;
-    let admitted = needs.admit(streams, |streams| schedule(&tape, evaluation, streams));
+    let admitted = needs.admit(streams, |streams| schedule(tape, evaluation, streams));
     admitted.unwrap_or_else(|fence| Err(Obstacle::NoRoom(fence)))
 }
 
@@ -161,8 +161,11 @@ fn traced(input: &Spec) -> Error {
 
 /// Enqueues each node that is still lazy and adds its stream. Inputs come before users on the tape, so
 /// what a command waits for was enqueued before it (I2), by this evaluation or one that it has joined.
+///
+/// Takes the tape with it: who holds a node when the evaluation is done holds its result, which has been
+/// announced for no longer than that.
 fn schedule(
-    tape: &[Arc<Node>],
+    tape: Vec<Arc<Node>>,
     evaluation: Option<&Arc<Evaluation>>,
     streams: &mut Vec<Stream>,
 ) -> Result<(), Obstacle> {
