@@ -2,7 +2,6 @@
 //! where resident memory is measured in a process of their own.
 #![cfg(target_os = "linux")]
 
-#[allow(dead_code, reason = "others watch operations")]
 mod common;
 
 use std::path::Path;

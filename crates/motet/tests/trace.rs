@@ -1,7 +1,6 @@
 //! What a recording of whole evaluations says. A recording is of the whole process, so one test
 //! runs at a time.
 
-#[allow(dead_code, reason = "other tests use the rest of it")]
 mod common;
 
 use std::collections::HashMap;
