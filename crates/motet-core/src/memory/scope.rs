@@ -17,7 +17,7 @@ use super::admission::InFlight;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
 #[cfg(loom)]
-use loom::thread_local;
+use crate::sync::thread_local;
 
 /// Accounts for the memory of what it is given to, a model for instance, and limits it.
 ///
