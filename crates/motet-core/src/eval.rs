@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::future::Evaluation;
 use crate::memory::Needs;
 use crate::node::{Claim, Node, Scheduled, Status};
+use crate::options::CallOptions;
 use crate::shape::Spec;
 use crate::stream::{Fence, Stream, wait};
 use crate::trace;
@@ -91,12 +92,26 @@ fn submit_all(arrays: &[Array], streams: &mut Vec<Stream>) -> Result<()> {
     loop {
         match submit(arrays, None, streams) {
             Ok(()) => return Ok(()),
-            Err(Obstacle::CalledOff(fence) | Obstacle::NoRoom(fence)) => wait(fence, None)?,
+            Err(Obstacle::CalledOff(fence) | Obstacle::NoRoom(fence)) => {
+                let options = arrays.iter().find_map(limits);
+                if let Err(ended) = wait(fence, options.as_deref()) {
+                    streams.iter().for_each(Stream::list);
+                    return Err(ended);
+                }
+            }
             Err(Obstacle::Failed(error)) => {
                 streams.iter().for_each(Stream::list);
                 return Err(error);
             }
         }
+    }
+}
+
+/// The options of the call that a lazy array belongs to, where they may end it early.
+fn limits(array: &Array) -> Option<Arc<CallOptions>> {
+    match array.status() {
+        Status::Lazy(_, options) if options.is_limited() => Some(options),
+        _ => None,
     }
 }
 

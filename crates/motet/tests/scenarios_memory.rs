@@ -7,12 +7,14 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
 use common::{model, on_both_paths};
 use motet::prelude::*;
-use motet::{CallOptions, ErrorKind, MemoryScope, Shape, Spec, async_eval, memory, new_stream};
+use motet::{
+    CallOptions, CancelToken, ErrorKind, MemoryScope, Shape, Spec, async_eval, memory, new_stream,
+};
 use motet_core::compile::plan::Plan;
 use motet_core::node::Executable;
 use motet_core::pool::Pool;
@@ -247,6 +249,75 @@ fn s19_calls_that_are_together_over_a_limit_wait_for_each_other() {
     });
     on.iter().for_each(Stream::synchronize);
     assert_eq!(operation.runs.load(Ordering::Relaxed), 200);
+}
+
+/// An operation that needs all there may be, and keeps it until it is let go.
+struct Held {
+    started: AtomicUsize,
+    gate: Mutex<mpsc::Receiver<()>>,
+    result: Tensor,
+}
+
+impl Executable for Held {
+    fn name(&self) -> &str {
+        "Held"
+    }
+
+    fn memory_bytes(&self, _: &[Spec]) -> usize {
+        1 << 20
+    }
+
+    fn execute(
+        &self,
+        _: &[Tensor],
+        _: &[Spec],
+        _: &Pool,
+        _: &mut dyn FnMut() -> motet::Result<()>,
+    ) -> motet::Result<Vec<Tensor>> {
+        self.started.store(1, Ordering::Release);
+        self.gate.lock().unwrap().recv().unwrap();
+        Ok(vec![self.result.clone()])
+    }
+}
+
+#[test]
+fn a_call_that_waits_for_memory_comes_back_when_it_is_late_or_cancelled() {
+    let _alone = alone();
+    let scope = MemoryScope::new("full");
+    scope.set_limit(1 << 20);
+    let (opener, gate) = mpsc::channel();
+    let held = Arc::new(Held {
+        started: AtomicUsize::new(0),
+        gate: Mutex::new(gate),
+        result: Array::from(1.0f32).tensor().unwrap(),
+    });
+    let on = || new_stream(Device::CPU).unwrap();
+    let call = |set: &dyn Fn(&mut CallOptions)| {
+        let mut options = CallOptions::default();
+        options.memory = Some(scope.clone());
+        set(&mut options);
+        let operation = Arc::clone(&held) as Arc<dyn Executable>;
+        let specs = [Spec::new(Shape::default(), Dtype::Float32)];
+        Array::from_executable(operation, &[], &specs, &on(), &Arc::new(options)).remove(0)
+    };
+    let first = call(&|_| ());
+    async_eval(std::slice::from_ref(&first)).unwrap();
+    while held.started.load(Ordering::Acquire) == 0 {
+        thread::yield_now();
+    }
+    let soon = std::time::Instant::now() + std::time::Duration::from_millis(30);
+    let late = call(&|options| options.deadline = Some(soon)).eval();
+    assert_eq!(late.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+    let token = CancelToken::new();
+    let cancelled = call(&|options| options.cancel = Some(token.clone()));
+    thread::scope(|s| {
+        let waiting = s.spawn(|| cancelled.eval());
+        token.cancel();
+        let error = waiting.join().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+    });
+    opener.send(()).unwrap();
+    assert_eq!(first.item::<f32>().unwrap(), 1.0);
 }
 
 #[test]
