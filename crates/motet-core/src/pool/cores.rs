@@ -180,11 +180,20 @@ pub struct CorePermit<'a> {
     outer: Seat,
     /// Whether the thread may want a core again at once: not one that only helps.
     returns: bool,
+    /// What it had to take before the core, given back after it.
+    _slot: Option<Box<CorePermit<'a>>>,
     /// It says something about the thread that it was made on.
     not_send: PhantomData<*const ()>,
 }
 
-impl CorePermit<'_> {
+impl<'a> CorePermit<'a> {
+    /// Keeps `slot` until the core is given back.
+    pub(super) fn with(self, slot: Option<CorePermit<'a>>) -> CorePermit<'a> {
+        let mut permit = self;
+        permit._slot = slot.map(Box::new);
+        permit
+    }
+
     /// What the thread does next has this priority.
     pub fn set_priority(&mut self, priority: Priority) {
         let seat = seat();
@@ -258,6 +267,7 @@ impl Cores {
             owns,
             outer,
             returns,
+            _slot: None,
             not_send: PhantomData,
         }
     }
@@ -272,6 +282,7 @@ impl Cores {
                 owns: true,
                 outer,
                 returns: false,
+                _slot: None,
                 not_send: PhantomData,
             }
         })
@@ -506,6 +517,11 @@ impl Cores {
             due: since.saturating_add(nanos(priority.patience())),
             left: 0,
         }
+    }
+
+    /// Whether the calling thread has a core of this budget.
+    pub(super) fn has_one(&self) -> bool {
+        self.seated(&seat())
     }
 
     /// Whether the thread of this seat has a core of this budget.

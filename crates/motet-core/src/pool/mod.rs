@@ -154,8 +154,17 @@ impl Pool {
 
     /// Takes a core for the calling thread; waits in line while `cores` threads have one. A thread
     /// that has one already gets a permit at once.
+    ///
+    /// Threads with work in the background never have all cores, where there are several: one is at once
+    /// there for whoever comes with other work.
     pub fn enter(&self, priority: Priority) -> CorePermit<'_> {
-        self.shared.cores.enter(priority, true)
+        let Shared {
+            cores, background, ..
+        } = &*self.shared;
+        // Who waits for a slot has nothing else, and who has one gets on: so this wait ends, too.
+        let needs_slot = priority == Priority::Background && !cores.has_one();
+        let slot = needs_slot.then(|| background.enter(priority, false));
+        cores.enter(priority, true).with(slot)
     }
 
     /// As [`CorePermit::yield_to_waiters`], for the core that the calling thread has; does nothing
@@ -184,6 +193,8 @@ impl Drop for Pool {
 struct Shared {
     count: usize,
     cores: Cores,
+    /// Slots that callers with work in the background take before a core: one fewer than cores.
+    background: Cores,
     jobs: Mutex<Jobs>,
     wake: Condvar,
     /// Mirrors of what is in `jobs`, read without the lock as hints, Relaxed: the number of regions,
@@ -222,6 +233,7 @@ impl Shared {
         Shared {
             count,
             cores: Cores::new(count, times),
+            background: Cores::new((count - 1).max(1), Times::NONE),
             jobs: Mutex::new(Rank::Leaf, Jobs::default()),
             wake: Condvar::new(),
             regions: AtomicUsize::new(0),

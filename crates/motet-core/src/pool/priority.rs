@@ -16,7 +16,8 @@ use crate::tuning;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Priority {
-    /// Runs on what others leave: loading and compiling models, batch jobs.
+    /// Runs on what others leave: loading and compiling models, batch jobs. Callers with such work never
+    /// have all cores, where there are several.
     Background,
     /// What work has where nobody says otherwise.
     #[default]

@@ -395,6 +395,30 @@ fn between_two_tiles_the_urgent_go_first_and_equals_do_not() {
 }
 
 #[test]
+fn work_in_the_background_leaves_a_core_to_others() {
+    let pool = Pool::new(2);
+    let Shared {
+        cores, background, ..
+    } = &*pool.shared;
+    thread::scope(|scope| {
+        let first = pool.enter(Priority::Background);
+        drop(pool.enter(Priority::Background));
+        scope.spawn(|| drop(pool.enter(Priority::Background)));
+        while background.waiting() == 0 {
+            thread::yield_now();
+        }
+        assert_eq!(cores.free(), 1);
+        drop(pool.enter(Priority::Urgent));
+        scope
+            .spawn(|| drop(pool.enter(Priority::Normal)))
+            .join()
+            .unwrap();
+        drop(first);
+    });
+    assert_eq!((cores.free(), background.free()), (2, 1));
+}
+
+#[test]
 fn a_core_is_kept_for_a_thread_that_comes_back() {
     let times = Times {
         quantum: Duration::ZERO,
