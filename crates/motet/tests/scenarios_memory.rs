@@ -186,16 +186,33 @@ fn s19_the_limit_of_the_process_hit_while_work_is_queued() {
     });
 }
 
-/// An operation that says that it needs more than there may be, and looks whether it is alone.
-struct Alone {
-    inside: AtomicUsize,
+/// An operation that says that it needs all there may be, and allocates nothing.
+struct Needy {
     runs: AtomicUsize,
+    work: Box<dyn Fn() + Send + Sync>,
     result: Tensor,
 }
 
-impl Executable for Alone {
+impl Needy {
+    fn new(work: impl Fn() + Send + Sync + 'static) -> Arc<Needy> {
+        Arc::new(Needy {
+            runs: AtomicUsize::new(0),
+            work: Box::new(work),
+            result: Array::from(1.0f32).tensor().unwrap(),
+        })
+    }
+
+    /// Its one lazy output.
+    fn call(self: &Arc<Self>, on: &Stream, options: &Arc<CallOptions>) -> Array {
+        let operation = Arc::clone(self) as Arc<dyn Executable>;
+        let specs = [Spec::new(Shape::default(), Dtype::Float32)];
+        Array::from_executable(operation, &[], &specs, on, options).remove(0)
+    }
+}
+
+impl Executable for Needy {
     fn name(&self) -> &str {
-        "Alone"
+        "Needy"
     }
 
     fn memory_bytes(&self, _: &[Spec]) -> usize {
@@ -209,10 +226,8 @@ impl Executable for Alone {
         _: &Pool,
         _: &mut dyn FnMut() -> motet::Result<()>,
     ) -> motet::Result<Vec<Tensor>> {
-        assert_eq!(self.inside.fetch_add(1, Ordering::SeqCst), 0, "not alone");
-        thread::yield_now();
-        self.inside.fetch_sub(1, Ordering::SeqCst);
-        self.runs.fetch_add(1, Ordering::Relaxed);
+        self.runs.fetch_add(1, Ordering::Release);
+        (self.work)();
         Ok(vec![self.result.clone()])
     }
 }
@@ -222,10 +237,11 @@ fn s19_calls_that_are_together_over_a_limit_wait_for_each_other() {
     let _alone = alone();
     let scope = MemoryScope::new("one at a time");
     scope.set_limit(1 << 20);
-    let operation = Arc::new(Alone {
-        inside: AtomicUsize::new(0),
-        runs: AtomicUsize::new(0),
-        result: Array::from(1.0f32).tensor().unwrap(),
+    let inside = AtomicUsize::new(0);
+    let operation = Needy::new(move || {
+        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "not alone");
+        thread::yield_now();
+        inside.fetch_sub(1, Ordering::SeqCst);
     });
     let mut options = CallOptions::default();
     options.memory = Some(scope.clone());
@@ -236,12 +252,10 @@ fn s19_calls_that_are_together_over_a_limit_wait_for_each_other() {
             let (operation, options) = (&operation, &options);
             s.spawn(move || {
                 for turn in 0..50 {
-                    let executable = Arc::clone(operation) as Arc<dyn Executable>;
-                    let specs = [Spec::new(Shape::default(), Dtype::Float32)];
-                    let array = Array::from_executable(executable, &[], &specs, on, options);
+                    let array = operation.call(on, options);
                     match turn % 2 {
-                        0 => assert_eq!(array[0].item::<f32>().unwrap(), 1.0),
-                        _ => async_eval(&array).unwrap(),
+                        0 => assert_eq!(array.item::<f32>().unwrap(), 1.0),
+                        _ => async_eval(&[array]).unwrap(),
                     }
                 }
             });
@@ -251,58 +265,24 @@ fn s19_calls_that_are_together_over_a_limit_wait_for_each_other() {
     assert_eq!(operation.runs.load(Ordering::Relaxed), 200);
 }
 
-/// An operation that needs all there may be, and keeps it until it is let go.
-struct Held {
-    started: AtomicUsize,
-    gate: Mutex<mpsc::Receiver<()>>,
-    result: Tensor,
-}
-
-impl Executable for Held {
-    fn name(&self) -> &str {
-        "Held"
-    }
-
-    fn memory_bytes(&self, _: &[Spec]) -> usize {
-        1 << 20
-    }
-
-    fn execute(
-        &self,
-        _: &[Tensor],
-        _: &[Spec],
-        _: &Pool,
-        _: &mut dyn FnMut() -> motet::Result<()>,
-    ) -> motet::Result<Vec<Tensor>> {
-        self.started.store(1, Ordering::Release);
-        self.gate.lock().unwrap().recv().unwrap();
-        Ok(vec![self.result.clone()])
-    }
-}
-
 #[test]
 fn a_call_that_waits_for_memory_comes_back_when_it_is_late_or_cancelled() {
     let _alone = alone();
     let scope = MemoryScope::new("full");
     scope.set_limit(1 << 20);
     let (opener, gate) = mpsc::channel();
-    let held = Arc::new(Held {
-        started: AtomicUsize::new(0),
-        gate: Mutex::new(gate),
-        result: Array::from(1.0f32).tensor().unwrap(),
-    });
+    let gate = Mutex::new(gate);
+    let held = Needy::new(move || gate.lock().unwrap().recv().unwrap());
     let on = || new_stream(Device::CPU).unwrap();
     let call = |set: &dyn Fn(&mut CallOptions)| {
         let mut options = CallOptions::default();
         options.memory = Some(scope.clone());
         set(&mut options);
-        let operation = Arc::clone(&held) as Arc<dyn Executable>;
-        let specs = [Spec::new(Shape::default(), Dtype::Float32)];
-        Array::from_executable(operation, &[], &specs, &on(), &Arc::new(options)).remove(0)
+        held.call(&on(), &Arc::new(options))
     };
     let first = call(&|_| ());
     async_eval(std::slice::from_ref(&first)).unwrap();
-    while held.started.load(Ordering::Acquire) == 0 {
+    while held.runs.load(Ordering::Acquire) == 0 {
         thread::yield_now();
     }
     let soon = std::time::Instant::now() + std::time::Duration::from_millis(30);

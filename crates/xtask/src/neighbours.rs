@@ -46,7 +46,8 @@ const SITUATIONS: [(&str, Beside, Priority); 5] = [
 
 const ROUNDS: u32 = 5;
 
-/// Between two calls of the small model.
+/// Between two calls of the small model. It is part of the load that is measured, as requests come now
+/// and then; nothing depends on how long it is.
 const PAUSE: Duration = Duration::from_micros(500);
 
 /// Measures `small` with `neighbours` threads that use `large`, and prints a table.
