@@ -2,6 +2,7 @@
 //! few programs of fixed seeds.
 
 use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard};
 
 use conformance::reference;
 use conformance::stress::execute::{Stats, execute};
@@ -16,8 +17,16 @@ use conformance::value::{Scalar, Value};
 use motet::{Array, Dtype, Result, Spec, ops};
 use motet_core::compile::trace::{Signature, trace};
 
+/// Programs set memory limits of the process and count what is in use: tests that compute take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(|poison| poison.into_inner())
+}
+
 #[test]
 fn programs_of_fixed_seeds_run_clean() {
+    let _turn = turn();
     let mut stats = Stats::default();
     for seed in 0..150 {
         let program = generate(seed, 12);
@@ -56,7 +65,7 @@ fn the_generator_makes_everything_that_there_is() {
             &|n| matches!(n.op, Op::Binary(op, ..) if op == binary),
         );
     }
-    for transform in TRANSFORMS {
+    for transform in Transform::ALL {
         node(
             "transform",
             &|n| matches!(n.op, Op::Transform(op, _) if op == transform),
@@ -114,6 +123,7 @@ fn the_generator_makes_everything_that_there_is() {
 /// the runtime's operations are when traced.
 #[test]
 fn the_interpreter_agrees_with_the_reference() {
+    let _turn = turn();
     let mut cases: Vec<(Op, Box<Traced>)> = Vec::new();
     for op in [Unary::Negative, Unary::Abs, Unary::Square] {
         cases.push((
@@ -133,7 +143,7 @@ fn the_interpreter_agrees_with_the_reference() {
         };
         cases.push((Op::Binary(op, 0, 1), Box::new(both)));
     }
-    for transform in TRANSFORMS {
+    for transform in Transform::ALL {
         let one = move |x: &[Array]| Ok(vec![functions::transform(transform, &x[0])?]);
         cases.push((Op::Transform(transform, 0), Box::new(one)));
     }
@@ -212,6 +222,7 @@ fn node(op: Op) -> Node {
 /// A wrong kernel somewhere in a large program is found, and little is left of the program.
 #[test]
 fn a_wrong_result_is_found_and_shrunk() {
+    let _turn = turn();
     let planted = (0..).find_map(|seed| {
         let mut program = generate(seed, 8);
         let used = program.used();
@@ -248,15 +259,6 @@ fn a_wrong_result_is_found_and_shrunk() {
 fn what_does_not_fail_is_not_shrunk() {
     assert_eq!(shrink(&generate(1, 4), |_| None), None);
 }
-
-const TRANSFORMS: [Transform; 6] = [
-    Transform::RowSums,
-    Transform::RunningSums,
-    Transform::Flip,
-    Transform::Turn,
-    Transform::Swap,
-    Transform::Product,
-];
 
 fn callees() -> impl Iterator<Item = Callee> {
     let formulas = [Formula::Polynomial, Formula::Sums, Formula::Product];

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::failure::Outcome;
 use crate::output::{bytes, memory, say, write_json};
-use crate::subject::{Calls, Subject, call_from_threads, parse_seconds, threads_for};
+use crate::subject::{Calls, Subject, Which, call_from_threads, parse_seconds};
 use crate::trace;
 
 /// Measure models called from several threads at once
@@ -24,12 +24,8 @@ use crate::trace;
 /// `mutex`, the same behind one global mutex; `single`, each model alone, called from one thread.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The models, .mlxfn files
-    #[arg(required = true)]
-    models: Vec<PathBuf>,
-    /// Threads that call models; by default one for each
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[command(flatten)]
+    which: Which,
     /// Measure this mode only (and `single`, to compare with); by default all
     #[arg(long)]
     mode: Option<Mode>,
@@ -66,9 +62,7 @@ const ROUNDS: u32 = 7;
 
 /// Measures and prints.
 pub fn bench(args: &Args) -> Outcome {
-    let subjects = args.models.iter().map(|path| Subject::load(path));
-    let subjects = subjects.collect::<Outcome<Vec<Subject>>>()?;
-    let threads = threads_for(&subjects, args.threads)?;
+    let (subjects, threads) = args.which.load()?;
     let loaded = Loaded::now();
     let headline = args.mode.unwrap_or(Mode::Concurrent);
     let mut modes = vec![Mode::Single, Mode::Concurrent, Mode::Mutex];

@@ -1,6 +1,6 @@
 //! What `bench` and `trace` run: models with inputs, called from several threads.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Barrier, Mutex};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,33 @@ use crate::check::{all_identical, call, check_call, load};
 use crate::failure::{CHECK_FAILED, Failure, Outcome};
 use crate::manifest::Manifest;
 use crate::sample::{Inputs, Sample};
+
+/// Which models to run, and from how many threads.
+#[derive(clap::Args)]
+pub struct Which {
+    /// The models, .mlxfn files
+    #[arg(required = true)]
+    models: Vec<PathBuf>,
+    /// Threads that call models; by default one for each
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+impl Which {
+    /// The models, and the number of threads: at least one for each.
+    pub fn load(&self) -> Outcome<(Vec<Subject>, usize)> {
+        let subjects = self.models.iter().map(|path| Subject::load(path));
+        let subjects = subjects.collect::<Outcome<Vec<Subject>>>()?;
+        let threads = self.threads.map_or(subjects.len(), usize::from);
+        if threads < subjects.len() {
+            return Err(Failure::usage(format!(
+                "got {threads} threads for {} models, expected at least as many",
+                subjects.len()
+            )));
+        }
+        Ok((subjects, threads))
+    }
+}
 
 /// A model to run.
 pub struct Subject {
@@ -24,7 +51,7 @@ pub struct Subject {
 
 impl Subject {
     /// Loads the model, warms it up, and checks it against the sample beside it if there is one.
-    pub fn load(path: &Path) -> Outcome<Subject> {
+    fn load(path: &Path) -> Outcome<Subject> {
         let function = load(path, false)?;
         let beside = Sample::path_beside(path);
         let has_sample = beside.exists();
@@ -121,19 +148,6 @@ pub fn call_from_threads(
             .map(|t| t.join().unwrap_or_else(panicked));
         join.collect()
     })
-}
-
-/// The number of threads that was asked for: at least one for each model, as many as those by
-/// default.
-pub fn threads_for(subjects: &[Subject], asked: Option<u16>) -> Outcome<usize> {
-    let threads = asked.map_or(subjects.len(), usize::from);
-    if threads < subjects.len() {
-        return Err(Failure::usage(format!(
-            "got {threads} threads for {} models, expected at least as many",
-            subjects.len()
-        )));
-    }
-    Ok(threads)
 }
 
 /// A number of seconds on the command line.

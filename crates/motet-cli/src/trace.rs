@@ -8,7 +8,7 @@ use motet::trace::{ThreadEvents, Timeline, start, write_chrome_json};
 
 use crate::failure::Outcome;
 use crate::output::{say, write_file};
-use crate::subject::{Subject, call_from_threads, parse_seconds, threads_for};
+use crate::subject::{Subject, Which, call_from_threads, parse_seconds};
 use crate::timeline::{summary, svg};
 
 /// Record a run of models called from several threads at once as a timeline
@@ -17,12 +17,8 @@ use crate::timeline::{summary, svg};
 /// steps that took most.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The models, .mlxfn files
-    #[arg(required = true)]
-    models: Vec<PathBuf>,
-    /// Threads that call models; by default one for each
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[command(flatten)]
+    which: Which,
     /// Calls of each thread
     #[arg(long, default_value_t = CALLS as u32, value_parser = clap::value_parser!(u32).range(1..))]
     calls: u32,
@@ -42,9 +38,7 @@ pub const CALLS: usize = 5;
 
 /// Records, prints and writes.
 pub fn trace(args: &Args) -> Outcome {
-    let subjects = args.models.iter().map(|path| Subject::load(path));
-    let subjects = subjects.collect::<Outcome<Vec<Subject>>>()?;
-    let threads = threads_for(&subjects, args.threads)?;
+    let (subjects, threads) = args.which.load()?;
     let timeline = record(&subjects, threads, |calls, elapsed| match args.seconds {
         Some(seconds) => elapsed.as_secs_f64() >= seconds,
         None => calls >= args.calls as usize,

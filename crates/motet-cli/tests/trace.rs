@@ -1,44 +1,17 @@
 //! `motet trace` and `motet bench --trace`: the files have what ran, and the picture is in order.
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Output};
 
+use common::{BAD_FILE, USAGE, fails, models, succeeds};
 use roxmltree::{Document, Node};
 use serde_json::Value;
 
-const USAGE: i32 = 2;
-const BAD_FILE: i32 = 3;
-
 fn model(name: &str) -> String {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
-    folder
-        .join(format!("{name}.mlxfn"))
-        .to_str()
-        .unwrap()
-        .to_owned()
-}
-
-fn motet(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_motet"));
-    command.args(arguments).output().expect("the binary runs")
-}
-
-#[track_caller]
-fn succeeds(arguments: &[&str]) -> String {
-    let output = motet(arguments);
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-#[track_caller]
-fn fails(arguments: &[&str], code: i32, part: &str) {
-    let output = motet(arguments);
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
-    assert!(stderr.contains(part), "{arguments:?}: {stderr}");
+    let path = models().join(format!("{name}.mlxfn"));
+    path.to_str().unwrap().to_owned()
 }
 
 /// The complete events of a file, by thread.

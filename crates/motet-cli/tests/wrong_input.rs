@@ -1,48 +1,17 @@
 //! Whatever is wrong with what the command is given, it says so in one message on stderr, with the
 //! documented exit code, and never panics.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod common;
 
+use std::fs;
+use std::path::Path;
+
+use common::{BAD_FILE, CHECK_FAILED, USAGE, fails, models, motet, succeeds};
 use motet_core::dtype::Dtype;
 use motet_core::shape::Spec;
 use motet_core::tensor::Tensor;
 use motet_io::{NPY_NAME, Tensors};
 use tempfile::TempDir;
-
-const CHECK_FAILED: i32 = 1;
-const USAGE: i32 = 2;
-const BAD_FILE: i32 = 3;
-
-fn models() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models")
-}
-
-fn motet<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = A>) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_motet"));
-    command.args(arguments).output().expect("the binary runs")
-}
-
-/// Asserts the exit code, and that stderr is one message that contains `part`.
-#[track_caller]
-fn fails(arguments: &[&str], code: i32, part: &str) {
-    let output = motet(arguments);
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
-    assert!(stderr.contains(part), "{arguments:?}: {stderr}");
-    assert!(!stderr.contains("panicked"), "{arguments:?}: {stderr}");
-    let messages = stderr.lines().filter(|line| line.starts_with("error: "));
-    assert_eq!(messages.count(), 1, "{arguments:?}: {stderr}");
-}
-
-#[track_caller]
-fn succeeds(arguments: &[&str]) -> String {
-    let output = motet(arguments);
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
-}
 
 /// A folder with a copy of the model `tiny` (float32 (1,16) to 4 values) and its sample.
 struct Folder(TempDir);

@@ -95,17 +95,7 @@ fn operation(noise: &mut Noise, nodes: &[Node], few: bool) -> Op {
             Op::Binary(..) | Op::Call(..) => Op::Difference(x),
             _ => Op::Unary(Unary::Negative, x),
         },
-        12..=15 => {
-            let all = [
-                Transform::RowSums,
-                Transform::RunningSums,
-                Transform::Flip,
-                Transform::Turn,
-                Transform::Swap,
-                Transform::Product,
-            ];
-            Op::Transform(*noise.pick(&all), x)
-        }
+        12..=15 => Op::Transform(*noise.pick(&Transform::ALL), x),
         16 => match few && noise.once_in(8) {
             true => Op::Chain(x, 1 + noise.below(3000)),
             false => Op::Chain(x, 1 + noise.below(20)),

@@ -102,6 +102,18 @@ pub enum Transform {
     Product,
 }
 
+impl Transform {
+    /// Each of them.
+    pub const ALL: [Transform; 6] = [
+        Transform::RowSums,
+        Transform::RunningSums,
+        Transform::Flip,
+        Transform::Turn,
+        Transform::Swap,
+        Transform::Product,
+    ];
+}
+
 /// A function that threads share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Callee {
