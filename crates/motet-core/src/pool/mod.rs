@@ -161,7 +161,8 @@ impl Pool {
         let Shared {
             cores, background, ..
         } = &*self.shared;
-        // Who waits for a slot has nothing else, and who has one gets on: so this wait ends, too.
+        // Who has a slot has a core or is in line for one, and gets on: so this wait ends as that does,
+        // also with a turn in hand.
         let needs_slot = priority == Priority::Background && !cores.has_one();
         let slot = needs_slot.then(|| background.enter(priority, false));
         cores.enter(priority, true).with(slot)
