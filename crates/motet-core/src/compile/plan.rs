@@ -4,7 +4,9 @@
 //! the steps in order; where each argument lies was decided when the plan was built.
 
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -20,7 +22,7 @@ use crate::device::Device;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::Graph;
 use crate::kernel::Kernel;
-use crate::memory::{Buffer, heap};
+use crate::memory::{ALIGNMENT, Buffer, heap};
 use crate::pool::Pool;
 use crate::shape::{Layout, Spec};
 use crate::sync::assert_unlocked;
@@ -46,8 +48,9 @@ struct PlanStep {
     signature: String,
     kernel: Kernel,
     prepared: Box<dyn backend::Step>,
-    inputs: SmallVec<[Argument; 4]>,
-    outputs: SmallVec<[Argument; 1]>,
+    /// The inputs, and behind them the outputs.
+    operands: SmallVec<[Argument; 4]>,
+    inputs: usize,
     /// The scratch memory's offset in the workspace.
     scratch: usize,
 }
@@ -200,15 +203,16 @@ impl Plan {
             }
         };
         let steps = with_scratch.map(|((kernel, prepared), &scratch)| {
+            let inputs = kernel.inputs.iter().enumerate();
+            let inputs = inputs.map(|place| input(&*prepared, place));
+            let outputs = kernel.outputs.iter().map(argument);
             Ok(PlanStep {
                 name: kernel.name.clone(),
                 signature: kernel_signature(kernel),
                 kernel: kernel.kernel.clone(),
-                inputs: (kernel.inputs.iter().enumerate())
-                    .map(|place| input(&*prepared, place))
-                    .collect::<Result<_>>()?,
+                operands: inputs.chain(outputs).collect::<Result<_>>()?,
+                inputs: kernel.inputs.len(),
                 prepared,
-                outputs: kernel.outputs.iter().map(argument).collect::<Result<_>>()?,
                 scratch,
             })
         });
@@ -253,12 +257,18 @@ impl Plan {
                 .collect::<Result<Vec<Tensor>>>()?;
             &copied[..]
         };
-        let escaping: SmallVec<[Arc<Buffer>; 4]> = self
-            .escaping
-            .iter()
-            .map(|&bytes| heap().allocate(bytes).map(Arc::new))
-            .collect::<Result<_>>()?;
-        let workspace = heap().allocate(self.workspace_bytes)?;
+        // Loops instead of `collect`, which costs as much as small steps do.
+        let mut escaping = SmallVec::<[Arc<Buffer>; 4]>::new();
+        for &bytes in &self.escaping {
+            escaping.push(Arc::new(heap().allocate(bytes)?));
+        }
+        let mut small = SmallWorkspace::new();
+        let workspace = match self.workspace_bytes <= SmallWorkspace::BYTES {
+            // SAFETY: the buffer is dropped before the memory is, at the end of this call, and no other
+            // buffer is made of it. Helpers of a step have left when its launch ends.
+            true => unsafe { small.buffer() },
+            false => heap().allocate(self.workspace_bytes)?,
+        };
         let memory = CallMemory {
             inputs,
             workspace: &workspace,
@@ -272,7 +282,8 @@ impl Plan {
             let step = &self.steps[running];
             Err(step.failed(Error::from_panic(&step.name, &*panic)))
         })?;
-        let result = |(argument, layout): &(Argument, Layout)| {
+        let mut results = Vec::with_capacity(self.results.len());
+        for (argument, layout) in &self.results {
             let (buffer, base) = match &argument.source {
                 Source::Input(index) => (&inputs[*index].buffer, inputs[*index].offset),
                 Source::Constant(buffer) => (buffer, 0),
@@ -280,13 +291,13 @@ impl Plan {
                 Source::Workspace => unreachable!("a result lies in the workspace"),
                 Source::Escaping(index) => (&escaping[*index], 0),
             };
-            Tensor {
+            results.push(Tensor {
                 buffer: Arc::clone(buffer),
                 offset: base + argument.offset,
                 layout: layout.clone(),
-            }
-        };
-        Ok(self.results.iter().map(result).collect())
+            });
+        }
+        Ok(results)
     }
 
     /// Launches the steps in order; `running` is the one that is at work.
@@ -304,10 +315,10 @@ impl Plan {
             }
             *running = number;
             operands.clear();
-            for argument in step.inputs.iter().chain(&step.outputs) {
+            for argument in &step.operands {
                 operands.push(memory.locate(argument));
             }
-            let (inputs, outputs) = operands.split_at(step.inputs.len());
+            let (inputs, outputs) = operands.split_at(step.inputs);
             let launch = Launch {
                 inputs,
                 outputs,
@@ -350,10 +361,15 @@ impl Plan {
         self.steps.iter().map(label).collect()
     }
 
-    /// The bytes that a call takes from the heap: those of its workspace and of its outputs.
+    /// The bytes that a call takes from the heap: those of its workspace, if that is not small, and of
+    /// its outputs.
     pub fn call_bytes(&self) -> usize {
+        let workspace = match self.workspace_bytes <= SmallWorkspace::BYTES {
+            true => 0,
+            false => self.workspace_bytes,
+        };
         let outputs = self.escaping.iter().copied();
-        outputs.fold(self.workspace_bytes, usize::saturating_add)
+        outputs.fold(workspace, usize::saturating_add)
     }
 
     /// The bytes that a call in flight needs beside its inputs and outputs.
@@ -495,6 +511,31 @@ impl PlanStep {
     }
 }
 
+/// A workspace that is so small that it lies on the stack: taking it from the heap takes as long as a
+/// small step.
+#[repr(align(64))]
+struct SmallWorkspace(MaybeUninit<[u8; SmallWorkspace::BYTES]>);
+
+impl SmallWorkspace {
+    const BYTES: usize = 4096;
+
+    fn new() -> SmallWorkspace {
+        SmallWorkspace(MaybeUninit::uninit())
+    }
+
+    /// The memory as a buffer, for kernels to write.
+    ///
+    /// # Safety
+    /// While the buffer lives, nobody else uses the memory.
+    unsafe fn buffer(&mut self) -> Buffer {
+        const { assert!(align_of::<SmallWorkspace>() == ALIGNMENT) };
+        let address = NonNull::from(&mut self.0).cast();
+        // SAFETY: by this function's contract; kernels write a workspace before they read it, as they
+        // do one from the heap.
+        unsafe { Buffer::foreign(address, SmallWorkspace::BYTES, Box::new(())) }
+    }
+}
+
 /// The memory of one call.
 struct CallMemory<'a> {
     inputs: &'a [Tensor],
@@ -541,7 +582,8 @@ impl fmt::Display for Plan {
             self.workspace_bytes
         )?;
         for (number, step) in self.steps.iter().enumerate() {
-            let (inputs, outputs) = (join(&step.inputs), join(&step.outputs));
+            let (inputs, outputs) = step.operands.split_at(step.inputs);
+            let (inputs, outputs) = (join(inputs), join(outputs));
             writeln!(f, "{number:5} {}: {}", step.name, step.signature)?;
             writeln!(f, "      at {inputs} -> {outputs}")?;
             let scratch = step.prepared.scratch_bytes();

@@ -2,7 +2,7 @@ use super::*;
 use crate::compile::testing::{Builder, Mock, add, exp, max, mul, neg, read, tensor};
 use crate::dtype::Dtype;
 use crate::error::ErrorKind;
-use crate::memory::{ALIGNMENT, MemoryScope, within};
+use crate::memory::{MemoryScope, within};
 use crate::ops::View;
 
 fn build(ir: Ir, fuse: bool) -> Plan {
@@ -159,20 +159,30 @@ fn weights_are_packed_at_build_and_results_may_be_views() {
 
 #[test]
 fn results_outlive_the_workspace_which_goes_back() {
-    let mut b = Builder::default();
-    let x = b.input(&[4]);
-    let soft = b.softmax(x);
-    let minus = b.elementwise(neg(), &[soft]);
-    let again = b.softmax(minus);
-    let plan = build(b.finish(&[again]), true);
-    let scope = MemoryScope::new("plan");
-    let (ones, zeros) = (tensor(&[4], &[1.0, 2.0, 3.0, 4.0]), tensor(&[4], &[0.0; 4]));
-    let first = within(Some(&scope), || call(&plan, &[ones])).unwrap();
-    let before = read(&first[0]);
-    within(Some(&scope), || call(&plan, &[zeros])).unwrap();
-    assert_eq!(read(&first[0]), before);
-    assert!(plan.workspace_bytes() > 0 && scope.peak() >= 2 * ALIGNMENT + plan.workspace_bytes());
-    assert_eq!(scope.active(), ALIGNMENT, "the first result alone");
+    for len in [16, 2048] {
+        let mut b = Builder::default();
+        let x = b.input(&[len]);
+        let soft = b.softmax(x);
+        let minus = b.elementwise(neg(), &[soft]);
+        let again = b.softmax(minus);
+        let plan = build(b.finish(&[again]), true);
+        let scope = MemoryScope::new("plan");
+        let numbers: Vec<f32> = (0..len).map(|i| (i % 4) as f32).collect();
+        let (numbers, zeros) = (tensor(&[len], &numbers), tensor(&[len], &vec![0.0; len]));
+        let first = within(Some(&scope), || call(&plan, &[numbers])).unwrap();
+        let before = read(&first[0]);
+        within(Some(&scope), || call(&plan, &[zeros])).unwrap();
+        assert_eq!(read(&first[0]), before);
+        let result = 4 * len;
+        // A small workspace is on the stack.
+        let workspace = plan.call_bytes() - result;
+        assert_eq!(
+            workspace,
+            if len == 16 { 0 } else { plan.workspace_bytes() }
+        );
+        assert!(plan.workspace_bytes() > 0 && scope.peak() >= 2 * result + workspace);
+        assert_eq!(scope.active(), result, "the first result alone");
+    }
 }
 
 #[test]
