@@ -1,4 +1,4 @@
-//! The innermost loops: some rows times one panel of packed columns.
+//! The innermost loops: some rows times panels of packed columns.
 
 use super::vector::Vector;
 use super::{Run, vector};
@@ -18,16 +18,18 @@ pub(super) fn panel_columns(simd: Simd) -> usize {
     }
 }
 
-/// Rows, runs and a panel that are multiplied, and where the sums go.
+/// Rows, runs and panels that are multiplied, and where the sums go.
 #[derive(Clone, Copy)]
 pub(super) struct Block<'a> {
     /// The address of each row's first element.
     pub rows: &'a [*const f32],
-    /// The parts of each row that the panel's lines belong to, in their order.
+    /// The parts of each row that a panel's lines belong to, in their order.
     pub runs: &'a [Run],
-    /// The lines of the panel, one after the other.
+    /// The lines of the first panel, one after the other.
     pub panel: *const f32,
-    /// The columns of the panel that are stored.
+    /// Floats from a panel to the next.
+    pub panel_step: usize,
+    /// The columns that are stored, those of the last panel perhaps not all.
     pub columns: usize,
     /// Where the first row of sums starts.
     pub out: *mut f32,
@@ -37,10 +39,10 @@ pub(super) struct Block<'a> {
     pub add: bool,
 }
 
-/// Multiplies, in groups of as many rows as the registers hold.
+/// Multiplies, panel by panel in groups of as many rows as the registers hold.
 ///
 /// # Safety
-/// The processor has the instructions. Each run of each row is readable, the panel has a line of
+/// The processor has the instructions. Each run of each row is readable, each panel has a line of
 /// [`panel_columns`] for each element of the runs, and `columns` of each row of sums can be written
 /// by this thread alone (and are readable where `add`).
 pub(super) unsafe fn multiply(simd: Simd, block: Block<'_>) {
@@ -48,22 +50,38 @@ pub(super) unsafe fn multiply(simd: Simd, block: Block<'_>) {
     #[target_feature(enable = "avx2,fma")]
     unsafe fn avx2(block: Block<'_>) {
         // SAFETY: by the outer function's contract.
-        unsafe { groups::<vector::Avx2>(block) }
+        unsafe { panels::<vector::Avx2>(block) }
     }
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
     unsafe fn avx512(block: Block<'_>) {
         // SAFETY: by the outer function's contract.
-        unsafe { groups::<vector::Avx512>(block) }
+        unsafe { panels::<vector::Avx512>(block) }
     }
     // SAFETY: by this function's contract.
     unsafe {
         match simd {
-            Simd::Portable => groups::<vector::Portable>(block),
+            Simd::Portable => panels::<vector::Portable>(block),
             #[cfg(target_arch = "x86_64")]
             Simd::Avx2 => avx2(block),
             #[cfg(target_arch = "x86_64")]
             Simd::Avx512 => avx512(block),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn panels<V: Vector>(block: Block<'_>) {
+    let width = 2 * V::LANES;
+    for (panel, first) in (0..block.columns).step_by(width).enumerate() {
+        // SAFETY: the panel is one of the block's.
+        unsafe {
+            groups::<V>(Block {
+                panel: block.panel.add(panel * block.panel_step),
+                columns: width.min(block.columns - first),
+                out: block.out.add(first),
+                ..block
+            });
         }
     }
 }

@@ -188,50 +188,56 @@ impl Packed {
         let width = self.panel_columns();
         assert_eq!(runs.len(), self.lines.div_ceil(LINES));
         assert!(panels.end <= self.panels());
+        let columns = |panels: &Range<usize>| {
+            let end = self.columns.min(panels.end * width);
+            end.saturating_sub(panels.start * width)
+        };
         // A product of nothing is zero.
         if self.lines == 0 {
-            let columns = self.columns.min(panels.end * width) - panels.start * width;
+            let columns = columns(&panels);
             for row in 0..rows.len() {
                 // SAFETY: by this function's contract.
                 unsafe { out.add(row * out_step).write_bytes(0, columns) }
             }
         }
-        let multiply = |panel_data: *const f32, runs: &[Run], panel: usize, add: bool| {
-            // SAFETY: by this function's contract; the panel has a line for each element of the
-            // runs, as they were cut at the blocks.
-            unsafe {
-                let block = Block {
-                    rows,
-                    runs,
-                    panel: panel_data,
-                    columns: width.min(self.columns - panel * width),
-                    out: out.add((panel - panels.start) * width),
-                    out_step,
-                    add,
-                };
-                block::multiply(self.simd, block);
-            }
-        };
         for (number, runs) in runs.iter().enumerate() {
             let first = number * LINES;
             let block = first..self.lines.min(first + LINES);
+            let panel_step = block.len() * width;
+            let multiply = |panel: *const f32, some: &Range<usize>| {
+                // SAFETY: by this function's contract; a panel has a line for each element of the
+                // runs, as they were cut at the blocks.
+                unsafe {
+                    let block = Block {
+                        rows,
+                        runs,
+                        panel,
+                        panel_step,
+                        columns: columns(some),
+                        out: out.add((some.start - panels.start) * width),
+                        out_step,
+                        add: number > 0,
+                    };
+                    block::multiply(self.simd, block);
+                }
+            };
+            if self.dtype == Dtype::Float32 {
+                multiply(self.panel(&block, panels.start).cast(), &panels);
+                continue;
+            }
             for panel in panels.clone() {
                 let data = self.panel(&block, panel);
-                let add = number > 0;
-                match self.dtype {
-                    Dtype::Float32 => multiply(data.cast(), runs, panel, add),
-                    dtype => with_floats(block.len() * width, |wide| {
-                        // SAFETY: the panel has these elements of the half type.
-                        unsafe {
-                            if dtype == Dtype::Float16 {
-                                f16::widen(elements(data, wide.len()), wide);
-                            } else {
-                                bf16::widen(elements(data, wide.len()), wide);
-                            }
+                with_floats(panel_step, |wide| {
+                    // SAFETY: the panel has these elements of the half type.
+                    unsafe {
+                        if self.dtype == Dtype::Float16 {
+                            f16::widen(elements(data, wide.len()), wide);
+                        } else {
+                            bf16::widen(elements(data, wide.len()), wide);
                         }
-                        multiply(wide.as_ptr(), runs, panel, add);
-                    }),
-                }
+                    }
+                    multiply(wide.as_ptr(), &(panel..panel + 1));
+                });
             }
         }
     }
