@@ -9,13 +9,16 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::array::{Array, Operand};
+use crate::compile::executor::is_aligned;
 use crate::context::current_stream;
 use crate::dtype::Dtype;
 use crate::error::Result;
+use crate::node::Status;
 use crate::ops::Primitive;
 use crate::ops::broadcast::Broadcast;
 use crate::ops::elementwise::AsType;
-use crate::shape::{Shape, Spec};
+use crate::shape::{Layout, Shape, Spec, Strides};
+use crate::tensor::Tensor;
 
 /// The lazy outputs of a primitive on the calling thread's default stream. Inputs are taken as they
 /// are: see [`promote`] and [`broadcast`].
@@ -59,7 +62,7 @@ fn apply_recorded(
         inputs,
         &outputs,
         &stream,
-        &Arc::default(),
+        None,
     ))
 }
 
@@ -90,8 +93,28 @@ pub fn broadcast_to(x: &Array, shape: &Shape) -> Result<Array> {
     if x.shape() == shape {
         return Ok(x.clone());
     }
+    if let Some(repeated) = repeated_number(x, shape) {
+        return Ok(Array::from_tensor(repeated));
+    }
     let shape = shape.clone();
     apply_one(Broadcast { shape }, std::slice::from_ref(x))
+}
+
+/// One number that is there is there in any shape: operators have it as an operand more often than
+/// not, and a command for it would take as long as the operation. Tracing records it as a broadcast.
+fn repeated_number(x: &Array, shape: &Shape) -> Option<Tensor> {
+    if x.size() != 1 || x.ndim() > shape.len() || shape.check(x.dtype()).is_err() {
+        return None;
+    }
+    let Status::Done(Ok(number)) = x.status() else {
+        return None;
+    };
+    let layout = Layout {
+        shape: shape.clone(),
+        strides: Strides::from_elem(0, shape.len()),
+        dtype: x.dtype(),
+    };
+    number.view(layout, 0).filter(is_aligned)
 }
 
 /// The operands as arrays of one dtype: the one that MLX promotes theirs to. Numbers count for less

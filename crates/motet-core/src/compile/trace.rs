@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::graph::{self, Graph, ValueId};
 use crate::node::{Definition, Node, Recipe, Status};
 use crate::ops::Primitive;
+use crate::ops::broadcast::Broadcast;
 use crate::shape::{Layout, Spec};
 use crate::stream::Stream;
 use crate::tensor::Tensor;
@@ -147,7 +148,17 @@ impl Recorder {
                 ),
             ));
         }
-        let value = self.constant(&array.tensor()?);
+        let tensor = array.tensor()?;
+        let value = match tensor.repeated() {
+            // So files have a number, not as many as it is seen as.
+            Some(number) => {
+                let number = self.constant(&number);
+                let shape = tensor.layout.shape.clone();
+                let specs = [tensor.spec()];
+                self.node(&Broadcast { shape }.into(), vec![number], &specs, 0)[0]
+            }
+            None => self.constant(&tensor),
+        };
         self.define(array.node(), array.output(), value);
         Ok(())
     }
