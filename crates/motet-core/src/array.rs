@@ -59,26 +59,35 @@ impl Array {
         }
     }
 
-    /// The lazy outputs of an operation.
+    /// The lazy outputs of an operation; `options` are those of the call that it belongs to.
     pub fn from_executable(
         executable: Arc<dyn Executable>,
         inputs: &[Array],
         outputs: &[Spec],
         stream: &Stream,
-        options: &Arc<CallOptions>,
+        options: Option<&Arc<CallOptions>>,
     ) -> Vec<Array> {
         let recipe = Recipe {
             executable,
-            inputs: inputs.iter().cloned().collect(),
-            options: Arc::clone(options),
+            inputs: SmallVec::from(inputs),
+            options: options.cloned(),
         };
-        let node = Arc::new(Node::lazy(recipe, SmallVec::from(outputs), stream.clone()));
-        (0..outputs.len())
-            .map(|output| Array {
-                node: Arc::clone(&node),
+        let node = Node::lazy(recipe, SmallVec::from(outputs), stream.clone());
+        let one = Array {
+            node: Arc::new(node),
+            output: 0,
+        };
+        let mut arrays = Vec::with_capacity(outputs.len().max(1));
+        arrays.push(one);
+        for output in 1..outputs.len() {
+            let other = Array {
                 output,
-            })
-            .collect()
+                ..arrays[0].clone()
+            };
+            arrays.push(other);
+        }
+        arrays.truncate(outputs.len());
+        arrays
     }
 
     /// Shape and dtype.
@@ -147,6 +156,10 @@ impl Array {
                 "the array is not there after its evaluation",
             )),
         }
+    }
+
+    pub(crate) fn into_node(self) -> Arc<Node> {
+        self.node
     }
 
     pub(crate) fn node(&self) -> &Arc<Node> {

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::future::Evaluation;
 use crate::memory::Needs;
 use crate::node::{Claim, Node, Scheduled, Status};
-use crate::options::CallOptions;
+use crate::options::{CallOptions, NONE};
 use crate::shape::Spec;
 use crate::stream::{Fence, Stream, wait};
 use crate::trace;
@@ -22,7 +22,7 @@ use crate::trace;
 /// that an array belongs to has ended, this does not wait for it.
 pub fn eval(arrays: &[Array]) -> Result<()> {
     let _evaluation = trace::evaluation();
-    let mut streams = Vec::new();
+    let mut streams = Streams::new();
     submit_all(arrays, &mut streams)?;
     // All are waited for before one is reported: a caller that sees an error has no work running.
     let mut result = Ok(());
@@ -50,11 +50,17 @@ pub fn eval(arrays: &[Array]) -> Result<()> {
 /// A call that was cancelled or whose deadline has passed; other failures are reported by whoever
 /// asks for the value.
 pub fn async_eval(arrays: &[Array]) -> Result<()> {
-    let mut streams = Vec::new();
+    let mut streams = Streams::new();
     submit_all(arrays, &mut streams)?;
     streams.iter().for_each(Stream::list);
     Ok(())
 }
+
+/// The streams that an evaluation has enqueued something to: most have one.
+pub(crate) type Streams = SmallVec<[Stream; 2]>;
+
+/// Lazy nodes, inputs before users: calls of functions have one, operations with a number two.
+type Tape = SmallVec<[Arc<Node>; 4]>;
 
 /// What kept an evaluation from scheduling all that it needs.
 pub(crate) enum Obstacle {
@@ -79,7 +85,7 @@ impl From<Error> for Obstacle {
 pub(crate) fn submit(
     arrays: &[Array],
     evaluation: Option<&Arc<Evaluation>>,
-    streams: &mut Vec<Stream>,
+    streams: &mut Streams,
 ) -> Result<(), Obstacle> {
     let (tape, needs) = walk(arrays, evaluation)?;
     let admitted = needs.admit(streams, |streams| schedule(tape, evaluation, streams));
@@ -88,7 +94,7 @@ pub(crate) fn submit(
 
 /// Schedules what the arrays need. Waits only for nodes to be given back that were called off, and for
 /// memory, with nothing held. On an error all that was enqueued is listed.
-fn submit_all(arrays: &[Array], streams: &mut Vec<Stream>) -> Result<()> {
+fn submit_all(arrays: &[Array], streams: &mut Streams) -> Result<()> {
     loop {
         match submit(arrays, None, streams) {
             Ok(()) => return Ok(()),
@@ -110,7 +116,7 @@ fn submit_all(arrays: &[Array], streams: &mut Vec<Stream>) -> Result<()> {
 /// The options of the call that a lazy array belongs to, where they may end it early.
 fn limits(array: &Array) -> Option<Arc<CallOptions>> {
     match array.status() {
-        Status::Lazy(_, options) if options.is_limited() => Some(options),
+        Status::Lazy(_, options) => options.filter(|options| options.is_limited()),
         _ => None,
     }
 }
@@ -122,29 +128,27 @@ fn limits(array: &Array) -> Option<Arc<CallOptions>> {
 /// scheduled and with nothing held, and the memory that they need is added up.
 ///
 /// Evaluations that have scheduled what is needed are joined.
-fn walk(
-    arrays: &[Array],
-    evaluation: Option<&Arc<Evaluation>>,
-) -> Result<(Vec<Arc<Node>>, Needs), Obstacle> {
+fn walk(arrays: &[Array], evaluation: Option<&Arc<Evaluation>>) -> Result<(Tape, Needs), Obstacle> {
     struct Visit {
         node: Arc<Node>,
         inputs: SmallVec<[Array; 2]>,
     }
-    let mut tape = Vec::new();
+    let mut tape = Tape::new();
     let mut needs = Needs::default();
-    let mut seen = FxHashSet::<*const Node>::default();
-    let mut path: Vec<Visit> = Vec::new();
+    let mut seen = Seen::default();
+    let mut path = SmallVec::<[Visit; 4]>::new();
     for array in arrays {
         let mut next = Some(array.clone());
         while next.is_some() || !path.is_empty() {
             if let Some(array) = next.take() {
                 match array.status() {
-                    Status::Lazy(inputs, options) if seen.insert(Arc::as_ptr(array.node())) => {
+                    Status::Lazy(inputs, options) if seen.insert(array.node()) => {
+                        let options = options.as_deref().unwrap_or(&NONE);
                         options.check("eval")?;
                         let memory = options.memory.as_ref();
                         needs.add(memory, || array.node().memory_bytes());
                         path.push(Visit {
-                            node: Arc::clone(array.node()),
+                            node: array.into_node(),
                             inputs,
                         });
                     }
@@ -164,6 +168,28 @@ fn walk(
     Ok((tape, needs))
 }
 
+/// Nodes that were met: a few are found faster in a list than by their hashes.
+#[derive(Default)]
+struct Seen {
+    few: SmallVec<[*const Node; 8]>,
+    many: FxHashSet<*const Node>,
+}
+
+impl Seen {
+    /// Whether the node is met for the first time.
+    fn insert(&mut self, node: &Arc<Node>) -> bool {
+        let node = Arc::as_ptr(node);
+        if self.few.contains(&node) {
+            return false;
+        }
+        if self.few.len() < self.few.inline_size() {
+            self.few.push(node);
+            return true;
+        }
+        self.many.insert(node)
+    }
+}
+
 fn traced(input: &Spec) -> Error {
     Error::invalid(
         "eval",
@@ -180,9 +206,9 @@ fn traced(input: &Spec) -> Error {
 /// Takes the tape with it: who holds a node when the evaluation is done holds its result, which has been
 /// announced for no longer than that.
 fn schedule(
-    tape: Vec<Arc<Node>>,
+    tape: Tape,
     evaluation: Option<&Arc<Evaluation>>,
-    streams: &mut Vec<Stream>,
+    streams: &mut Streams,
 ) -> Result<(), Obstacle> {
     for node in tape {
         if let Some(stream) = &node.stream {

@@ -26,7 +26,7 @@ use std::task::{Context, Poll};
 use crate::array::Array;
 use crate::cancel::Sleeper;
 use crate::error::{Error, ErrorKind, Result};
-use crate::eval::{Obstacle, submit};
+use crate::eval::{Obstacle, Streams, submit};
 use crate::node::Status;
 use crate::options::CallOptions;
 use crate::parker::Parker;
@@ -116,7 +116,7 @@ impl Future for EvalFuture {
 
 impl EvalFuture {
     fn submit(&mut self) -> Result<(), Obstacle> {
-        let mut streams = Vec::new();
+        let mut streams = Streams::new();
         let result = submit(&self.arrays, Some(&self.evaluation), &mut streams);
         // Also where there was an obstacle: what has been enqueued before it is to run.
         streams.iter().for_each(Stream::list);

@@ -30,11 +30,11 @@ use crate::graph::Graph;
 use crate::memory::run;
 #[cfg(not(loom))]
 use crate::ops::Primitive;
-use crate::options::CallOptions;
+use crate::options::{CallOptions, NONE};
 use crate::pool::{CorePermit, Pool, Priority};
 use crate::shape::Spec;
 use crate::stream::{Command, Fence, Stream};
-use crate::sync::{Mutex, Rank};
+use crate::sync::{Guard, Mutex, Rank};
 use crate::tensor::Tensor;
 use crate::trace::{self, FunctionLabel, Label};
 
@@ -90,7 +90,14 @@ pub enum Definition<'a> {
 pub(crate) struct Recipe {
     pub(crate) executable: Arc<dyn Executable>,
     pub(crate) inputs: SmallVec<[Array; 2]>,
-    pub(crate) options: Arc<CallOptions>,
+    /// Those of the call that it belongs to, if that has any.
+    pub(crate) options: Option<Arc<CallOptions>>,
+}
+
+impl Recipe {
+    fn options(&self) -> &CallOptions {
+        self.options.as_deref().unwrap_or(&NONE)
+    }
 }
 
 pub(crate) struct Node {
@@ -99,21 +106,29 @@ pub(crate) struct Node {
     pub(crate) stream: Option<Stream>,
     /// See [`Array::is_dynamic`].
     pub(crate) dynamic: bool,
-    state: Mutex<State>,
+    value: Value,
 }
 
+enum Value {
+    /// Was there from the start.
+    Data(Tensor),
+    Computed(Mutex<State>),
+    /// An input of a function that is being traced.
+    Placeholder,
+}
+
+/// How far a value is that is computed.
 enum State {
     Lazy(Recipe),
     Scheduled(Scheduled),
     Ready(SmallVec<[Tensor; 1]>),
     Failed(Error),
-    Placeholder,
 }
 
 /// What others see of a node's state.
 pub(crate) enum Status {
-    /// The inputs, and the options of the call that made the node.
-    Lazy(SmallVec<[Array; 2]>, Arc<CallOptions>),
+    /// The inputs that are not data, and the options of the call that made the node.
+    Lazy(SmallVec<[Array; 2]>, Option<Arc<CallOptions>>),
     Scheduled(Scheduled),
     Done(Result<Tensor>),
     Placeholder,
@@ -145,20 +160,18 @@ impl Node {
             outputs,
             stream: Some(stream),
             dynamic: recipe.inputs.iter().any(Array::is_dynamic),
-            state: Mutex::new(Rank::Node, State::Lazy(recipe)),
+            value: Value::Computed(Mutex::new(Rank::Node, State::Lazy(recipe))),
         }
     }
 
     pub(crate) fn ready(tensor: Tensor) -> Node {
         let mut outputs = SmallVec::new();
         outputs.push(tensor.spec());
-        let mut tensors = SmallVec::new();
-        tensors.push(tensor);
         Node {
             outputs,
             stream: None,
             dynamic: false,
-            state: Mutex::new(Rank::Node, State::Ready(tensors)),
+            value: Value::Data(tensor),
         }
     }
 
@@ -167,14 +180,26 @@ impl Node {
             outputs: SmallVec::from_iter([spec]),
             stream: None,
             dynamic,
-            state: Mutex::new(Rank::Node, State::Placeholder),
+            value: Value::Placeholder,
         }
+    }
+
+    /// How far a node is that is not there from the start.
+    fn state(&self) -> Option<Guard<'_, State>> {
+        match &self.value {
+            Value::Computed(state) => Some(state.lock()),
+            Value::Data(_) | Value::Placeholder => None,
+        }
+    }
+
+    fn is_data(&self) -> bool {
+        matches!(self.value, Value::Data(_))
     }
 
     /// What makes the node, as long as it is lazy.
     #[cfg(not(loom))]
     pub(crate) fn recipe(&self) -> Option<Recipe> {
-        match &*self.state.lock() {
+        match &*self.state()? {
             State::Lazy(recipe) => Some(recipe.clone()),
             _ => None,
         }
@@ -182,7 +207,7 @@ impl Node {
 
     /// What a scheduled node waits for.
     pub(crate) fn scheduled(&self) -> Option<Scheduled> {
-        match &*self.state.lock() {
+        match &*self.state()? {
             State::Scheduled(scheduled) => Some(scheduled.clone()),
             _ => None,
         }
@@ -190,7 +215,7 @@ impl Node {
 
     /// Why the node failed, if it did.
     pub(crate) fn failure(&self) -> Option<Error> {
-        match &*self.state.lock() {
+        match &*self.state()? {
             State::Failed(error) => Some(error.clone()),
             _ => None,
         }
@@ -198,19 +223,26 @@ impl Node {
 
     /// How far the node is, and for a finished one the value of `output`.
     pub(crate) fn status(&self, output: usize) -> Status {
-        match &*self.state.lock() {
-            State::Lazy(recipe) => Status::Lazy(recipe.inputs.clone(), recipe.options.clone()),
+        let state = match &self.value {
+            Value::Data(tensor) => return Status::Done(Ok(tensor.clone())),
+            Value::Placeholder => return Status::Placeholder,
+            Value::Computed(state) => state,
+        };
+        match &*state.lock() {
+            State::Lazy(recipe) => {
+                let inputs = recipe.inputs.iter().filter(|input| !input.node().is_data());
+                Status::Lazy(inputs.cloned().collect(), recipe.options.clone())
+            }
             State::Scheduled(scheduled) => Status::Scheduled(scheduled.clone()),
             State::Ready(tensors) => Status::Done(Ok(tensors[output].clone())),
             State::Failed(error) => Status::Done(Err(error.clone())),
-            State::Placeholder => Status::Placeholder,
         }
     }
 
     /// The most bytes that computing the node takes, as long as it is lazy.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let executable = match &*self.state.lock() {
-            State::Lazy(recipe) => Arc::clone(&recipe.executable),
+        let executable = match self.state().as_deref() {
+            Some(State::Lazy(recipe)) => Arc::clone(&recipe.executable),
             _ => return 0,
         };
         executable.memory_bytes(&self.outputs)
@@ -223,14 +255,15 @@ impl Node {
         fence: Fence,
         evaluation: Option<&Arc<Evaluation>>,
     ) -> Claim {
-        let mut state = self.state.lock();
+        let Some(mut state) = self.state() else {
+            return Claim::Done;
+        };
         let recipe = match &*state {
             State::Lazy(recipe) => recipe,
             State::Scheduled(scheduled) => return Claim::Scheduled(scheduled.clone()),
             _ => return Claim::Done,
         };
-        let options = recipe.options.is_limited();
-        let options = options.then(|| Arc::clone(&recipe.options));
+        let options = recipe.options.as_ref().filter(|o| o.is_limited()).cloned();
         let scheduled = State::Scheduled(Scheduled {
             fence,
             options,
@@ -256,13 +289,16 @@ impl Node {
 
     fn change(&self, new: State) {
         // The old state (a fence) is dropped after the lock is.
-        let _old = std::mem::replace(&mut *self.state.lock(), new);
+        let _old = self
+            .state()
+            .map(|mut state| std::mem::replace(&mut *state, new));
     }
 
     /// The inputs of a node that nobody else holds, which is about to be dropped.
     fn take_inputs(&mut self) -> SmallVec<[Array; 2]> {
-        let mut state = self.state.lock();
-        if let State::Lazy(recipe) = &mut *state {
+        if let Value::Computed(state) = &mut self.value
+            && let State::Lazy(recipe) = state.get_mut()
+        {
             return std::mem::take(&mut recipe.inputs);
         }
         SmallVec::new()
@@ -303,7 +339,7 @@ impl Command for NodeCommand {
     }
 
     fn priority(&self) -> Option<Priority> {
-        self.recipe.options.priority
+        self.recipe.options().priority
     }
 
     fn run(self: Box<Self>, pool: &Pool, permit: &mut CorePermit<'_>) {
@@ -335,7 +371,7 @@ fn compute(
     let stream = node.stream.as_ref().map_or(0, Stream::id);
     let _command = trace::command(stream, || recipe.executable.label());
     let limits = Limits {
-        options: &recipe.options,
+        options: recipe.options(),
         evaluation,
     };
     limits.check(name)?;
@@ -357,7 +393,7 @@ fn compute(
         executable.execute(&inputs, &node.outputs, pool, &mut between_steps)
     };
     let result = catch_unwind(AssertUnwindSafe(|| {
-        run(recipe.options.memory.as_ref(), || limits.within(execute))
+        run(limits.options.memory.as_ref(), || limits.within(execute))
     }));
     result.unwrap_or_else(|panic| Err(Error::from_panic(name, &*panic)))
 }

@@ -27,6 +27,15 @@ pub struct CallOptions {
     pub memory: Option<MemoryScope>,
 }
 
+/// Those of a call that nobody said anything about.
+pub(crate) static NONE: CallOptions = CallOptions {
+    stream: None,
+    cancel: None,
+    deadline: None,
+    priority: None,
+    memory: None,
+};
+
 impl CallOptions {
     /// Whether something may end the call early.
     pub(crate) fn is_limited(&self) -> bool {

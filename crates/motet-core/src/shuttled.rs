@@ -164,7 +164,7 @@ fn graph(streams: &[Stream], token: &CancelToken) -> Vec<Known> {
                 &arrays,
                 &[Spec::new([], Dtype::Uint32), Spec::new([], Dtype::Uint32)],
                 &streams[below(streams.len())],
-                &Arc::new(options),
+                Some(&Arc::new(options)),
             ),
             operation,
             value: 1 + inputs.iter().map(|&input| nodes[input].value).sum::<u32>(),

@@ -242,6 +242,14 @@ struct Queue {
     waiters: Vec<Waiter>,
 }
 
+impl Queue {
+    /// How urgent the next command is, on a stream of this priority.
+    fn priority(&self, stream: Priority) -> Priority {
+        let next = self.commands.front().and_then(|next| next.priority());
+        next.unwrap_or(stream)
+    }
+}
+
 #[derive(Default)]
 enum Turn {
     #[default]
@@ -311,16 +319,22 @@ impl Strand {
             // Waiting for that would be spinning.
             Turn::Parked(_) | Turn::Free | Turn::Listed => queue.turn = Turn::Held,
         }
+        let priority = queue.priority(self.priority);
         drop(queue);
-        self.run(until, options)
+        self.run(until, options, priority)
     }
 
     /// Runs commands up to `until`, the queue's end, one that is blocked, or until the call that waits,
-    /// of these options, has ended. Holds the turn.
-    fn run(self: &Arc<Strand>, until: u64, options: Option<&CallOptions>) -> Progress {
+    /// of these options, has ended. Holds the turn; `priority` is that of the first command.
+    fn run(
+        self: &Arc<Strand>,
+        until: u64,
+        options: Option<&CallOptions>,
+        priority: Priority,
+    ) -> Progress {
         // Sleeping for a core with the turn in hand is the one exception to I4: whoever holds a
         // core always gets on, so this ends.
-        let mut permit = self.pool.enter(Task::priority(&**self));
+        let mut permit = self.pool.enter(priority);
         loop {
             let mut queue = self.queue.lock();
             if self.completed.load(Ordering::Relaxed) >= until {
@@ -359,7 +373,14 @@ impl Strand {
             assert_unlocked();
             permit.set_priority(command.priority().unwrap_or(self.priority));
             command.run(&self.pool, &mut permit);
-            self.complete_one();
+            let mut queue = self.queue.lock();
+            let due = self.complete_one(&mut queue);
+            if due.is_empty() && self.completed.load(Ordering::Relaxed) >= until {
+                self.give_back(queue);
+                return Progress::Reached;
+            }
+            drop(queue);
+            due.iter().for_each(Waiter::wake);
             permit.yield_to_waiters();
             if until == Strand::ALL && self.pool.has_task_first() {
                 self.give_back(self.queue.lock());
@@ -368,20 +389,18 @@ impl Strand {
         }
     }
 
-    fn complete_one(&self) {
-        let mut queue = self.queue.lock();
+    /// Counts a command that has run; gives those to be woken, without the lock.
+    fn complete_one(&self, queue: &mut Queue) -> Vec<Waiter> {
         let completed = self.completed.load(Ordering::Relaxed) + 1;
         self.completed.store(completed, Ordering::Release);
         if queue.waiters.is_empty() {
-            return;
+            return Vec::new();
         }
         let (kept, due) = std::mem::take(&mut queue.waiters)
             .into_iter()
             .partition(|waiter| waiter.at() > completed);
         queue.waiters = kept;
-        drop(queue);
-        let due: Vec<Waiter> = due;
-        due.iter().for_each(Waiter::wake);
+        due
     }
 
     /// Ends a turn (I3, I5).
@@ -426,21 +445,18 @@ impl Strand {
 impl Task for Strand {
     fn run(self: Arc<Self>) {
         // Whoever waited may have been faster: then there is nothing to do here.
-        {
-            let mut queue = self.queue.lock();
-            if !matches!(queue.turn, Turn::Listed) {
-                return;
-            }
-            queue.turn = Turn::Held;
+        let mut queue = self.queue.lock();
+        if !matches!(queue.turn, Turn::Listed) {
+            return;
         }
-        Strand::run(&self, Strand::ALL, None);
+        queue.turn = Turn::Held;
+        let priority = queue.priority(self.priority);
+        drop(queue);
+        Strand::run(&self, Strand::ALL, None, priority);
     }
 
-    /// That of the next command.
     fn priority(&self) -> Priority {
-        let queue = self.queue.lock();
-        let next = queue.commands.front().and_then(|next| next.priority());
-        next.unwrap_or(self.priority)
+        self.queue.lock().priority(self.priority)
     }
 }
 

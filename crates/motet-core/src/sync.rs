@@ -66,6 +66,11 @@ impl<T> Mutex<T> {
             _held: held,
         }
     }
+
+    /// Access without locking: nobody else can have any.
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        self.raw.get_mut().unwrap_or_else(|e| e.into_inner())
+    }
 }
 
 /// Access to what a [`Mutex`] guards.

@@ -22,6 +22,7 @@ use motet_core::shape::Spec;
 use motet_core::stream::Stream;
 use motet_core::tensor::Tensor;
 use motet_core::trace::{FunctionLabel, Label, build};
+use smallvec::SmallVec;
 
 use crate::export::save;
 
@@ -42,7 +43,7 @@ pub fn import_function(path: impl AsRef<Path>) -> Result<Function> {
         closure: None,
         constants: Arc::new(PlanCache::new(usize::MAX)),
         plans: None,
-        options: Arc::default(),
+        options: None,
     })
 }
 
@@ -69,7 +70,7 @@ pub fn compile(f: impl Fn(&[Array]) -> Result<Vec<Array>> + Send + Sync + 'stati
         closure: Some(Arc::new(f)),
         constants: Arc::new(PlanCache::new(usize::MAX)),
         plans: Some(Arc::new(PlanCache::new(PLANS))),
-        options: Arc::default(),
+        options: None,
     }
 }
 
@@ -89,13 +90,16 @@ pub struct Function {
     plans: Option<Arc<PlanCache<PlanKey, CompiledCall>>>,
     /// The constants of each graph as operations read them, for calls without a plan.
     constants: Arc<PlanCache<usize, Vec<Array>>>,
-    options: Arc<CallOptions>,
+    options: Option<Arc<CallOptions>>,
 }
 
 type Closure = dyn Fn(&[Array]) -> Result<Vec<Array>> + Send + Sync;
 
 /// What a plan is made for: which graph of the file, and the inputs' shapes and dtypes.
-type PlanKey = (usize, Vec<Spec>);
+type PlanKey = (usize, Specs);
+
+/// Inputs' shapes and dtypes.
+type Specs = SmallVec<[Spec; 4]>;
 
 /// The most signatures that plans are kept for; a plan beyond that replaces the one whose use is
 /// longest ago.
@@ -199,7 +203,7 @@ impl Function {
     /// # Errors
     /// As [`call`](Function::call).
     pub fn call_with(&self, inputs: &[Array], keywords: &[(&str, Array)]) -> Result<Vec<Array>> {
-        let mut keywords: Vec<&(&str, Array)> = keywords.iter().collect();
+        let mut keywords: SmallVec<[&(&str, Array); 4]> = keywords.iter().collect();
         keywords.sort_by_key(|(name, _)| *name);
         let joined: Vec<Array>;
         let arguments = match keywords.is_empty() {
@@ -210,15 +214,16 @@ impl Function {
                 &joined
             }
         };
-        let specs: Vec<Spec> = arguments.iter().map(|a| a.spec().clone()).collect();
-        let names: Vec<&str> = keywords.iter().map(|(name, _)| *name).collect();
+        let mut specs = Specs::new();
+        for argument in arguments {
+            specs.push(argument.spec().clone());
+        }
+        let names: SmallVec<[&str; 4]> = keywords.iter().map(|(name, _)| *name).collect();
         let index = self.select(&specs, &names)?;
-        let stream = match &self.options.stream {
-            Some(stream) => stream.clone(),
-            None => current_stream()?,
-        };
+        let stream = self.option(|options| options.stream.as_ref());
+        let stream = stream.cloned().map_or_else(current_stream, Ok)?;
         match &self.plans {
-            Some(plans) => self.call_plan(plans, (index, specs), arguments, &stream),
+            Some(plans) => self.call_plan(plans, &(index, specs), arguments, &stream),
             None => self.call_graph(index, &specs, arguments, &stream),
         }
     }
@@ -265,11 +270,16 @@ impl Function {
         plans.collect()
     }
 
+    /// One of the calls' options, where it was set.
+    fn option<T>(&self, which: impl FnOnce(&CallOptions) -> Option<&T>) -> Option<&T> {
+        self.options.as_deref().and_then(which)
+    }
+
     fn with_options(&self, set: impl FnOnce(&mut CallOptions)) -> Function {
-        let mut options = CallOptions::clone(&self.options);
+        let mut options = self.options.as_deref().cloned().unwrap_or_default();
         set(&mut options);
         Function {
-            options: Arc::new(options),
+            options: Some(Arc::new(options)),
             ..self.clone()
         }
     }
@@ -310,18 +320,18 @@ impl Function {
     fn call_plan(
         &self,
         plans: &PlanCache<PlanKey, CompiledCall>,
-        key: PlanKey,
+        key: &PlanKey,
         arguments: &[Array],
         stream: &Stream,
     ) -> Result<Vec<Array>> {
-        let scope = self.options.memory.as_ref();
+        let scope = self.option(|options| options.memory.as_ref());
         let make = || {
             let _build = build(&self.name);
-            let (index, specs) = &key;
+            let (index, specs) = key;
             let graph = match &self.closure {
                 Some(f) => {
                     let signature = Signature {
-                        inputs: specs.clone(),
+                        inputs: specs.to_vec(),
                         ..Signature::default()
                     };
                     Arc::new(trace(signature, &**f)?)
@@ -329,7 +339,8 @@ impl Function {
                 None => Arc::clone(&self.file.functions[*index]),
             };
             // As in `import_function`; not while a closure is traced, which may wait for anything.
-            let priority = self.options.priority.unwrap_or(Priority::Background);
+            let priority = self.option(|options| options.priority.as_ref());
+            let priority = priority.copied().unwrap_or(Priority::Background);
             let _core = Pool::global().enter(priority);
             let plan = Plan::build(&graph, specs, true)?;
             let label = Arc::new(FunctionLabel {
@@ -338,13 +349,13 @@ impl Function {
             });
             Ok(CompiledCall { graph, plan, label })
         };
-        let call = plans.get_or_build(&key, || within(scope, make))?;
+        let call = plans.get_or_build(key, || within(scope, make))?;
         Ok(Array::from_executable(
             Arc::clone(&call) as Arc<dyn Executable>,
             arguments,
             call.plan.outputs(),
             stream,
-            &self.options,
+            self.options.as_ref(),
         ))
     }
 
@@ -361,14 +372,15 @@ impl Function {
         let specs = graph.specialize(specs)?;
         let constants = self.constants.get_or_build(&index, || {
             let readable = |(_, tensor): &(_, Tensor)| readable(tensor).map(Array::from_tensor);
-            within(self.options.memory.as_ref(), || {
+            within(self.option(|options| options.memory.as_ref()), || {
                 graph.constants.iter().map(readable).collect()
             })
         })?;
         replay(graph, arguments, &constants, |node, inputs| {
             let outputs: Vec<Spec> = node.outputs.iter().map(|&v| specs[v].clone()).collect();
             let primitive = Arc::new(node.primitive.clone());
-            let arrays = Array::from_executable(primitive, inputs, &outputs, stream, &self.options);
+            let options = self.options.as_ref();
+            let arrays = Array::from_executable(primitive, inputs, &outputs, stream, options);
             Ok(arrays)
         })
     }

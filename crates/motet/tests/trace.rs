@@ -221,8 +221,7 @@ fn a_wait_for_a_core_is_recorded() {
             let operation = Arc::clone(yields) as Arc<dyn Executable>;
             let specs = [x.spec().clone()];
             let inputs = [x.clone()];
-            let last =
-                Array::from_executable(operation, &inputs, &specs, &slow, &Default::default());
+            let last = Array::from_executable(operation, &inputs, &specs, &slow, None);
             eval(&[note, last[0].clone()]).unwrap();
         });
         wait.recv().unwrap();

@@ -85,7 +85,7 @@ impl Injected {
             inputs,
             &outputs,
             stream,
-            &Arc::new(options),
+            Some(&Arc::new(options)),
         ))
     }
 

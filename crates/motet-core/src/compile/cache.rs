@@ -9,10 +9,11 @@
 //!                                   \-failed-------------------> absent
 //! ```
 
-use std::collections::HashMap;
 use std::hash::Hash;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use crate::cancel::unlimited;
 use crate::error::{Error, Result};
@@ -26,7 +27,7 @@ pub struct PlanCache<K, V> {
 }
 
 struct Entries<K, V> {
-    by_key: HashMap<K, Entry<V>>,
+    by_key: FxHashMap<K, Entry<V>>,
     /// Counts uses: tells which entry was used last.
     clock: u64,
 }
@@ -59,7 +60,7 @@ impl<K: Clone + Eq + Hash, V> PlanCache<K, V> {
             entries: Mutex::new(
                 Rank::Leaf,
                 Entries {
-                    by_key: HashMap::new(),
+                    by_key: FxHashMap::default(),
                     clock: 0,
                 },
             ),

@@ -25,6 +25,7 @@ use smallvec::SmallVec;
 
 use super::scope::{Account, is_running};
 use super::{MemoryScope, accounts};
+use crate::eval::Streams;
 use crate::stream::{Fence, Stream};
 use crate::sync::{Condvar, Mutex, Rank};
 
@@ -90,8 +91,8 @@ impl Needs {
     /// not, gives a fence at which there may be: what is needed has to be looked at anew then.
     pub(crate) fn admit<R>(
         &self,
-        streams: &mut Vec<Stream>,
-        schedule: impl FnOnce(&mut Vec<Stream>) -> R,
+        streams: &mut Streams,
+        schedule: impl FnOnce(&mut Streams) -> R,
     ) -> Result<R, Fence> {
         if self.0.is_empty() {
             return Ok(schedule(streams));

@@ -56,9 +56,8 @@ pub(crate) fn plain(graph: &Arc<Graph>) -> Result<Arc<Graph>> {
                 return with_stream(stream, || expanded(&node.primitive, inputs, &outputs));
             }
             let primitive = Arc::new(node.primitive.clone());
-            let options = Arc::default();
             Ok(Array::from_executable(
-                primitive, inputs, &outputs, stream, &options,
+                primitive, inputs, &outputs, stream, None,
             ))
         })
     })?;
