@@ -19,13 +19,15 @@
 //!   their events from the session, and an event for which there is none is counted, not kept.
 //! - Locks are held for a push, never together with another (I4); names are made at plan time.
 //!
-//! An event is recorded when it ends. What has not ended when the recording does is not in it.
+//! An event is recorded when it ends, a step when its command does. What has not ended when the
+//! recording does is not in it.
 //!
 //! The crate `tracing` is not used: a call of a tiny model takes 3.4 us and has half a dozen events,
 //! and there each costs a look-up by span and fields that a subscriber visits.
 
 #![cfg_attr(loom, allow(dead_code, reason = "the models have no plans"))]
 
+mod clock;
 #[cfg(all(test, loom, not(shuttle)))]
 mod models;
 #[cfg(all(test, not(loom)))]
@@ -37,6 +39,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 pub use timeline::{Cause, Event, FunctionLabel, Label, StepLabel, ThreadEvents, Timeline, What};
+
+use clock::{Scale, Ticks};
 
 use crate::error::Error;
 use crate::pool;
@@ -90,6 +94,7 @@ thread_local! {
             label: RefCell::new(None),
             step: Cell::new(0),
             step_begun: Cell::new(None),
+            steps: RefCell::new(Vec::new()),
         }
     };
 }
@@ -101,7 +106,10 @@ struct Here {
     label: RefCell<Option<Label>>,
     /// Its step that runs, and since when.
     step: Cell<usize>,
-    step_begun: Cell<Option<Instant>>,
+    step_begun: Cell<Option<Ticks>>,
+    /// Its steps so far, and those of commands around it: they go into the lane with the command's end,
+    /// all at once.
+    steps: RefCell<Vec<Record>>,
 }
 
 #[inline]
@@ -112,12 +120,12 @@ fn on() -> bool {
 
 /// A stretch of time that becomes an event when this is dropped.
 #[must_use]
-pub struct Span(Option<(Instant, What)>);
+pub struct Span(Option<(Ticks, What)>);
 
 impl Span {
     #[inline]
     fn begin(what: impl FnOnce() -> What) -> Span {
-        Span(on().then(|| (Instant::now(), what())))
+        Span(on().then(|| (Ticks::now(), what())))
     }
 }
 
@@ -149,14 +157,21 @@ pub(crate) fn wait(cause: Cause) -> Span {
 }
 
 #[cold]
-fn record(begun: Instant, what: What) {
-    let now = Instant::now();
+fn record(begun: Ticks, what: What) {
+    let ended = Ticks::now();
     // A thread that is ending records nothing any more.
     let _ = HERE.try_with(|here| {
         if !matches!(what, What::Wait(Cause::Helpers) | What::Tiles { .. }) {
-            here.step_begun.set(Some(now));
+            here.step_begun.set(Some(ended));
         }
-        here.lane.record(&RECORDER, begun, now, Entry::What(what));
+        here.lane.record(
+            &RECORDER,
+            [Record {
+                begun,
+                ended,
+                entry: Entry::What(what),
+            }],
+        );
     });
 }
 
@@ -165,8 +180,7 @@ fn record(begun: Instant, what: What) {
 pub(crate) struct CommandSpan(Option<OpenCommand>);
 
 struct OpenCommand {
-    begun: Instant,
-    label: Label,
+    begun: Ticks,
     stream: u64,
     /// What ran outside of it.
     outer: (Option<Label>, usize),
@@ -180,21 +194,46 @@ pub(crate) fn command(stream: u64, label: impl FnOnce() -> Label) -> CommandSpan
 impl OpenCommand {
     #[cold]
     fn begin(stream: u64, label: Label) -> OpenCommand {
-        let begun = Instant::now();
+        let begun = Ticks::now();
         let enter = |here: &Here| {
             here.step_begun.set(Some(begun));
-            (
-                here.label.replace(Some(label.clone())),
-                here.step.replace(0),
-            )
+            (here.label.replace(Some(label)), here.step.replace(0))
         };
         let outer = HERE.try_with(enter).unwrap_or_default();
         OpenCommand {
             begun,
-            label,
             stream,
             outer,
         }
+    }
+}
+
+impl OpenCommand {
+    /// The command ended with its last step, if it has any: that saves a look at the clock.
+    #[cold]
+    fn end(self) {
+        let OpenCommand {
+            begun,
+            stream,
+            outer,
+        } = self;
+        let _ = HERE.try_with(|here| {
+            let steps = here.step.replace(outer.1);
+            let last = here.step_begun.get().filter(|_| steps > 0);
+            let ended = last.unwrap_or_else(Ticks::now);
+            here.step_begun.set(Some(ended));
+            let Some(label) = here.label.replace(outer.0) else {
+                return;
+            };
+            let entry = Entry::What(What::Command { label, stream });
+            let mut records = here.steps.borrow_mut();
+            records.push(Record {
+                begun,
+                ended,
+                entry,
+            });
+            here.lane.record(&RECORDER, records.drain(..));
+        });
     }
 }
 
@@ -202,17 +241,7 @@ impl Drop for CommandSpan {
     #[inline]
     fn drop(&mut self) {
         if let Some(command) = self.0.take() {
-            let OpenCommand {
-                begun,
-                label,
-                stream,
-                outer,
-            } = command;
-            let _ = HERE.try_with(|here| {
-                here.label.replace(outer.0);
-                here.step.set(outer.1);
-            });
-            record(begun, What::Command { label, stream });
+            command.end();
         }
     }
 }
@@ -228,11 +257,18 @@ pub(crate) fn step(number: usize) {
 
 #[cold]
 fn record_step(number: usize) {
-    let now = Instant::now();
+    let ended = Ticks::now();
     let _ = HERE.try_with(|here| {
         here.step.set(number + 1);
-        if let Some(begun) = here.step_begun.replace(Some(now)) {
-            here.lane.record(&RECORDER, begun, now, Entry::Step(number));
+        let begun = here.step_begun.replace(Some(ended));
+        // Without a command a step is not an event.
+        if let (Some(begun), true) = (begun, here.label.borrow().is_some()) {
+            let entry = Entry::Step(number);
+            here.steps.borrow_mut().push(Record {
+                begun,
+                ended,
+                entry,
+            });
         }
     });
 }
@@ -262,7 +298,7 @@ impl Owner {
     /// Does work on a region, which returns how many tiles it did.
     #[inline]
     pub(crate) fn tiles(&self, work: impl FnOnce() -> usize) {
-        let begun = self.0.as_ref().filter(|_| on()).map(|_| Instant::now());
+        let begun = self.0.as_ref().filter(|_| on()).map(|_| Ticks::now());
         let tiles = work();
         if let (Some(begun), Some((label, step))) = (begun, &self.0) {
             let (label, step) = (label.clone(), *step);
@@ -280,9 +316,8 @@ enum Entry {
 }
 
 struct Record {
-    /// Nanoseconds since the session's start.
-    start: u64,
-    end: u64,
+    begun: Ticks,
+    ended: Ticks,
     entry: Entry,
 }
 
@@ -300,7 +335,7 @@ impl Default for Recorder {
 }
 
 struct Session {
-    start: Instant,
+    start: (Instant, Ticks),
     /// Set before the lanes are emptied. Release and Acquire: those who see it set leave.
     closed: AtomicBool,
     /// Events that there is room for, and events that there was none for. Counters that publish
@@ -324,7 +359,7 @@ const LARGEST_BLOCK: usize = 4096;
 impl Recorder {
     fn start(&self, room: usize) -> Result<Arc<Session>, Error> {
         let session = Arc::new(Session {
-            start: Instant::now(),
+            start: (Instant::now(), Ticks::now()),
             closed: AtomicBool::new(false),
             room: AtomicUsize::new(room),
             lost: AtomicUsize::new(0),
@@ -341,6 +376,16 @@ impl Recorder {
     }
 
     fn stop(&self, session: &Session) -> Timeline {
+        let logs = self.close(session);
+        let (start, first) = session.start;
+        let (length, ticks) = (start.elapsed(), Ticks::now().since(first));
+        let scale = Scale::new(ticks, length);
+        let lost = session.lost.load(Ordering::Relaxed);
+        Timeline::new(length, lost, logs, |time| scale.ns(time.since(first)))
+    }
+
+    /// Ends the session; gives what the lanes hold.
+    fn close(&self, session: &Session) -> Vec<timeline::Log> {
         // Nobody joins from here on but who has the session in hand, and finds it closed.
         drop(self.current.lock().take());
         session.closed.store(true, Ordering::Release);
@@ -349,9 +394,7 @@ impl Recorder {
             let blocks = std::mem::take(&mut *lane.log.lock());
             (lane.name.clone(), blocks.into_iter().flatten().collect())
         };
-        let logs = lanes.iter().map(take).collect();
-        let lost = session.lost.load(Ordering::Relaxed);
-        Timeline::new(session.start.elapsed(), lost, logs)
+        lanes.iter().map(take).collect()
     }
 
     /// A lane in what is recorded now.
@@ -388,34 +431,30 @@ impl Session {
 }
 
 impl Lane {
-    /// Keeps or counts an event of this session; gives it back if that is closed.
-    fn push(&self, begun: Instant, ended: Instant, entry: Entry) -> Result<(), Entry> {
-        let since = |time: Instant| {
-            let time = time.checked_duration_since(self.session.start)?;
-            u64::try_from(time.as_nanos()).ok()
-        };
+    /// Keeps or counts events of this session; gives them back if that is closed.
+    fn push<I: Iterator<Item = Record>>(&self, records: I) -> Result<(), I> {
         let mut log = self.log.lock();
         if self.session.is_closed() {
-            return Err(entry);
+            return Err(records);
         }
+        let (_, start) = self.session.start;
         // What began before the session is none of its events.
-        let (Some(start), Some(end)) = (since(begun), since(ended)) else {
-            return Ok(());
-        };
-        if log
-            .last()
-            .is_none_or(|block| block.len() == block.capacity())
-        {
-            let size = (FIRST_BLOCK << log.len().min(16)).min(LARGEST_BLOCK);
-            let room = self.session.take_room(size);
-            if room == 0 {
-                self.session.lost.fetch_add(1, Ordering::Relaxed);
-                return Ok(());
+        for record in records.filter(|record| record.begun >= start) {
+            if log
+                .last()
+                .is_none_or(|block| block.len() == block.capacity())
+            {
+                let size = (FIRST_BLOCK << log.len().min(16)).min(LARGEST_BLOCK);
+                let room = self.session.take_room(size);
+                if room == 0 {
+                    self.session.lost.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
+                log.push(Vec::with_capacity(room));
             }
-            log.push(Vec::with_capacity(room));
-        }
-        if let Some(block) = log.last_mut() {
-            block.push(Record { start, end, entry });
+            if let Some(block) = log.last_mut() {
+                block.push(record);
+            }
         }
         Ok(())
     }
@@ -425,17 +464,18 @@ impl Lane {
 struct Mine(RefCell<Option<Arc<Lane>>>);
 
 impl Mine {
-    fn record(&self, recorder: &Recorder, begun: Instant, ended: Instant, entry: Entry) {
+    fn record(&self, recorder: &Recorder, records: impl IntoIterator<Item = Record>) {
+        let records = records.into_iter();
         let mut lane = self.0.borrow_mut();
         let refused = match &*lane {
-            Some(lane) => lane.push(begun, ended, entry),
-            None => Err(entry),
+            Some(lane) => lane.push(records),
+            None => Err(records),
         };
-        if let Err(entry) = refused {
+        if let Err(records) = refused {
             *lane = recorder.join();
             if let Some(lane) = &*lane {
-                // Where that is closed again already, the event is in no session.
-                drop(lane.push(begun, ended, entry));
+                // Where that is closed again already, the events are in no session.
+                drop(lane.push(records));
             }
         }
     }

@@ -2,14 +2,19 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::Instant;
 
-use super::{Entry, Mine, Recorder, What};
+use super::clock::Ticks;
+use super::{Entry, Mine, Record, Recorder, What};
 use crate::sync::thread;
 
 fn event(mine: &Mine, recorder: &Recorder) {
-    let now = Instant::now();
-    mine.record(recorder, now, now, Entry::What(What::Evaluation));
+    let now = Ticks::now();
+    let record = Record {
+        begun: now,
+        ended: now,
+        entry: Entry::What(What::Evaluation),
+    };
+    mine.record(recorder, [record]);
 }
 
 /// An event is in the timeline of its session, counted as lost, or in none; what a thread recorded

@@ -2,17 +2,29 @@
 //! crate `motet`.
 
 use std::cell::RefCell;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{Cause, Entry, Label, Mine, Recorder, Timeline, What};
+use super::clock::Ticks;
+use super::{Cause, Entry, Label, Mine, Record, Recorder, Timeline, What};
 
 fn mine() -> Mine {
     Mine(RefCell::new(None))
 }
 
 fn now(mine: &Mine, recorder: &Recorder) {
-    let now = Instant::now();
-    mine.record(recorder, now, now, Entry::What(What::Evaluation));
+    let now = Ticks::now();
+    put(mine, recorder, now, now, Entry::What(What::Evaluation));
+}
+
+fn put(mine: &Mine, recorder: &Recorder, begun: Ticks, ended: Ticks, entry: Entry) {
+    mine.record(
+        recorder,
+        [Record {
+            begun,
+            ended,
+            entry,
+        }],
+    );
 }
 
 fn count(timeline: &Timeline) -> usize {
@@ -70,8 +82,9 @@ fn outer_events_come_first_and_steps_know_whose_they_are() {
     let recorder = Recorder::default();
     let session = recorder.start(100).unwrap();
     let mine = mine();
-    let at = |micros| session.start + Duration::from_micros(micros);
-    let put = |begun, ended, entry| mine.record(&recorder, at(begun), at(ended), entry);
+    let (_, start) = session.start;
+    let at = |ticks| start.after(ticks);
+    let put = |begun, ended, entry| put(&mine, &recorder, at(begun), at(ended), entry);
     let command = |name| {
         let label = Label::Operation(name);
         Entry::What(What::Command { label, stream: 7 })
@@ -84,13 +97,13 @@ fn outer_events_come_first_and_steps_know_whose_they_are() {
     // Its command does not end.
     put(41, 50, Entry::Step(0));
     // Began before the recording.
-    let before = session.start.checked_sub(Duration::from_micros(1)).unwrap();
-    mine.record(&recorder, before, at(5), Entry::What(What::Evaluation));
-    let timeline = recorder.stop(&session);
+    put(-1, 5, Entry::What(What::Evaluation));
+    let logs = recorder.close(&session);
+    let timeline = Timeline::new(Duration::ZERO, 0, logs, |time| time.since(start));
     let seen: Vec<(u64, u64, String)> = timeline.threads[0]
         .events
         .iter()
-        .map(|e| (e.start / 1000, e.end / 1000, e.what.to_string()))
+        .map(|e| (e.start, e.end, e.what.to_string()))
         .collect();
     let expected = [
         (10, 30, "evaluation"),

@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::trace::{Entry, Record, is_worker};
+use super::clock::Ticks;
+use super::{Entry, Record, is_worker};
 
 /// What was recorded.
 #[derive(Clone, Debug, Default)]
@@ -198,10 +199,16 @@ impl fmt::Display for What {
 }
 
 /// A thread's name and what it recorded, in the order in which it ended.
-type Log = (Option<String>, Vec<Record>);
+pub(super) type Log = (Option<String>, Vec<Record>);
 
 impl Timeline {
-    pub(super) fn new(length: Duration, lost: usize, logs: Vec<Log>) -> Timeline {
+    /// `ns` gives the nanoseconds from the start of the recording.
+    pub(super) fn new(
+        length: Duration,
+        lost: usize,
+        logs: Vec<Log>,
+        ns: impl Fn(Ticks) -> u64,
+    ) -> Timeline {
         let (mut callers, mut workers) = (0, 0);
         let mut threads: Vec<ThreadEvents> = Vec::new();
         for (name, records) in logs {
@@ -213,7 +220,7 @@ impl Timeline {
                 _ if worker => format!("worker {count}"),
                 _ => format!("thread {count}"),
             };
-            let events = resolve(records);
+            let events = resolve(records, &ns);
             if !events.is_empty() {
                 threads.push(ThreadEvents {
                     name,
@@ -233,15 +240,20 @@ impl Timeline {
 
 /// The events in order, with steps knowing whose they are. A step whose command had not ended is
 /// not an event.
-fn resolve(mut records: Vec<Record>) -> Vec<Event> {
+fn resolve(mut records: Vec<Record>, ns: impl Fn(Ticks) -> u64) -> Vec<Event> {
     // Inner ones ended first; where times are equal that alone tells which is the outer one.
     records.reverse();
-    records.sort_by_key(|record| (record.start, Reverse(record.end)));
+    records.sort_by_key(|record| (record.begun, Reverse(record.ended)));
     let mut events = Vec::with_capacity(records.len());
     // Commands that are open, with their ends.
-    let mut commands: Vec<(u64, Label)> = Vec::new();
-    for Record { start, end, entry } in records {
-        while commands.last().is_some_and(|(closes, _)| *closes < end) {
+    let mut commands: Vec<(Ticks, Label)> = Vec::new();
+    for Record {
+        begun,
+        ended,
+        entry,
+    } in records
+    {
+        while commands.last().is_some_and(|(closes, _)| *closes < ended) {
             commands.pop();
         }
         let what = match (entry, commands.last()) {
@@ -253,8 +265,9 @@ fn resolve(mut records: Vec<Record>) -> Vec<Event> {
             (Entry::Step(_), None) => continue,
         };
         if let What::Command { label, .. } = &what {
-            commands.push((end, label.clone()));
+            commands.push((ended, label.clone()));
         }
+        let (start, end) = (ns(begun), ns(ended));
         events.push(Event { start, end, what });
     }
     events
