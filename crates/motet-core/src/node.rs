@@ -33,7 +33,7 @@ use crate::ops::Primitive;
 use crate::options::{CallOptions, NONE};
 use crate::pool::{CorePermit, Pool, Priority};
 use crate::shape::Spec;
-use crate::stream::{Command, Fence, Stream};
+use crate::stream::{Fence, Stream};
 use crate::sync::{Guard, Mutex, Rank};
 use crate::tensor::Tensor;
 use crate::trace::{self, FunctionLabel, Label};
@@ -121,7 +121,7 @@ enum Value {
 enum State {
     Lazy(Recipe),
     Scheduled(Scheduled),
-    Ready(SmallVec<[Tensor; 1]>),
+    Ready(Vec<Tensor>),
     Failed(Error),
 }
 
@@ -147,7 +147,7 @@ pub(crate) struct Scheduled {
 /// What [`Node::claim`] found.
 pub(crate) enum Claim {
     /// The node was lazy: what computes it.
-    Command(Box<dyn Command>),
+    Command(NodeCommand),
     /// Another evaluation has scheduled it.
     Scheduled(Scheduled),
     /// There is nothing to do.
@@ -270,18 +270,18 @@ impl Node {
             evaluation: evaluation.cloned(),
         });
         match std::mem::replace(&mut *state, scheduled) {
-            State::Lazy(recipe) => Claim::Command(Box::new(NodeCommand {
+            State::Lazy(recipe) => Claim::Command(NodeCommand {
                 node: Arc::clone(self),
                 recipe,
                 evaluation: evaluation.cloned(),
-            })),
+            }),
             _ => Claim::Done,
         }
     }
 
     fn publish(&self, result: Result<Vec<Tensor>>) {
         let new = match result {
-            Ok(tensors) => State::Ready(SmallVec::from_vec(tensors)),
+            Ok(tensors) => State::Ready(tensors),
             Err(error) => State::Failed(error),
         };
         self.change(new);
@@ -317,15 +317,16 @@ impl Drop for Node {
     }
 }
 
-/// The command that computes a node.
-struct NodeCommand {
+/// The command that computes a node: what streams are made of.
+pub(crate) struct NodeCommand {
     node: Arc<Node>,
     recipe: Recipe,
     evaluation: Option<Arc<Evaluation>>,
 }
 
-impl Command for NodeCommand {
-    fn blocked_on(&self) -> Option<Fence> {
+impl NodeCommand {
+    /// A fence of another stream that has to complete first.
+    pub(crate) fn blocked_on(&self) -> Option<Fence> {
         let own = self.node.stream.as_ref()?;
         let fence = self.recipe.inputs.iter().find_map(|input| {
             let other = input.node().scheduled()?.fence;
@@ -338,16 +339,18 @@ impl Command for NodeCommand {
         fence.filter(|_| !is_called_off(&self.evaluation))
     }
 
-    fn priority(&self) -> Option<Priority> {
+    /// How urgent its call is; `None` leaves that to the stream.
+    pub(crate) fn priority(&self) -> Option<Priority> {
         self.recipe.options().priority
     }
 
-    fn run(self: Box<Self>, pool: &Pool, permit: &mut CorePermit<'_>) {
+    /// Does the work and publishes its results. Does not panic.
+    pub(crate) fn run(self, pool: &Pool, permit: &mut CorePermit<'_>) {
         let NodeCommand {
             node,
             recipe,
             evaluation,
-        } = *self;
+        } = self;
         match compute(&node, &recipe, evaluation.as_deref(), pool, permit) {
             // Nobody asks for the value any more, or why it is not there.
             Err(_) if is_called_off(&evaluation) => node.change(State::Lazy(recipe)),

@@ -32,9 +32,10 @@ use smallvec::SmallVec;
 
 use crate::device::Device;
 use crate::error::Result;
+use crate::node::NodeCommand;
 use crate::options::CallOptions;
 use crate::parker::Parker;
-use crate::pool::{CorePermit, Pool, Priority, Task};
+use crate::pool::{Pool, Priority, Task};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Guard, Mutex, Rank, assert_unlocked};
 use crate::trace::{self, Cause};
@@ -89,7 +90,7 @@ impl Stream {
     /// Under the queue's lock, offers the fence that the next command would have; enqueues the
     /// command if `claim` gives one. The lock makes claiming a node and its place in the queue one
     /// step (I1).
-    pub(crate) fn enqueue(&self, claim: impl FnOnce(Fence) -> Option<Box<dyn Command>>) {
+    pub(crate) fn enqueue(&self, claim: impl FnOnce(Fence) -> Option<NodeCommand>) {
         let mut queue = self.0.queue.lock();
         let fence = Fence {
             strand: Arc::clone(&self.0),
@@ -134,18 +135,6 @@ impl std::fmt::Debug for Stream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Stream({}, {})", self.0.device, self.0.id)
     }
-}
-
-/// A piece of a stream's work.
-pub(crate) trait Command: Send {
-    /// A fence of another stream that has to complete first.
-    fn blocked_on(&self) -> Option<Fence>;
-
-    /// How urgent its call is; `None` leaves that to the stream.
-    fn priority(&self) -> Option<Priority>;
-
-    /// Does the work and publishes its results. Does not panic.
-    fn run(self: Box<Self>, pool: &Pool, permit: &mut CorePermit<'_>);
 }
 
 /// A point in a stream's order: done when that many of its commands are.
@@ -236,7 +225,7 @@ struct Strand {
 
 #[derive(Default)]
 struct Queue {
-    commands: VecDeque<Box<dyn Command>>,
+    commands: VecDeque<NodeCommand>,
     submitted: u64,
     turn: Turn,
     waiters: Vec<Waiter>,

@@ -214,17 +214,19 @@ impl Function {
                 &joined
             }
         };
-        let mut specs = Specs::new();
+        // Filled where it is: it is large.
+        let mut key: PlanKey = (0, Specs::new());
+        let (index, specs) = &mut key;
         for argument in arguments {
             specs.push(argument.spec().clone());
         }
         let names: SmallVec<[&str; 4]> = keywords.iter().map(|(name, _)| *name).collect();
-        let index = self.select(&specs, &names)?;
+        *index = self.select(specs, &names)?;
         let stream = self.option(|options| options.stream.as_ref());
         let stream = stream.cloned().map_or_else(current_stream, Ok)?;
         match &self.plans {
-            Some(plans) => self.call_plan(plans, &(index, specs), arguments, &stream),
-            None => self.call_graph(index, &specs, arguments, &stream),
+            Some(plans) => self.call_plan(plans, &key, arguments, &stream),
+            None => self.call_graph(key.0, &key.1, arguments, &stream),
         }
     }
 
