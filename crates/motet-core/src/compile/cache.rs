@@ -2,7 +2,8 @@
 //!
 //! A hit takes one short lock and waits for nobody. Nothing is locked while an entry is being made;
 //! only those who need that entry wait for it. A failure goes to all of them, and the next caller
-//! tries again.
+//! tries again; where it was memory that the maker did not have, whoever waited tries at once, as its
+//! own limits may be others.
 //!
 //! ```text
 //!   absent --first caller--> Making --made--> Made --evicted--> absent
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use crate::cancel::unlimited;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Condvar, Mutex, Rank, assert_unlocked, thread};
 use crate::trace::{self, Cause};
 
@@ -70,23 +71,28 @@ impl<K: Clone + Eq + Hash, V> PlanCache<K, V> {
     /// The value of `key`, made by `build` if nobody has made it.
     ///
     /// # Errors
-    /// What `build` returned, or that it panicked; the same for all who waited for it. Where `build`
-    /// asks this cache for the same key.
+    /// What `build` returned, or that it panicked; the same for all who waited for it, a lack of memory
+    /// aside. Where `build` asks this cache for the same key.
     pub fn get_or_build(&self, key: &K, build: impl FnOnce() -> Result<V>) -> Result<Arc<V>> {
-        match self.part(key) {
-            Part::Take(value) => Ok(value),
-            Part::Wait(flight) => flight.wait(),
-            Part::Make(flight) => {
-                assert_unlocked();
-                // The entry is for all: the end of the call that it is made in does not end it.
-                let result = catch_unwind(AssertUnwindSafe(|| unlimited(build)))
-                    .unwrap_or_else(|panic| Err(Error::from_panic("compile", &*panic)))
-                    .map(Arc::new);
-                self.keep(key, &result);
-                flight.land(result.clone());
-                result
+        let flight = loop {
+            match self.part(key) {
+                Part::Take(value) => return Ok(value),
+                Part::Make(flight) => break flight,
+                Part::Wait(flight) => match flight.wait() {
+                    // Each time round one who tried has failed and gone, so this ends.
+                    Err(error) if error.kind() == ErrorKind::Memory => {}
+                    result => return result,
+                },
             }
-        }
+        };
+        assert_unlocked();
+        // The entry is for all: the end of the call that it is made in does not end it.
+        let result = catch_unwind(AssertUnwindSafe(|| unlimited(build)))
+            .unwrap_or_else(|panic| Err(Error::from_panic("compile", &*panic)))
+            .map(Arc::new);
+        self.keep(key, &result);
+        flight.land(result.clone());
+        result
     }
 
     /// The number of values that are kept.
@@ -185,7 +191,6 @@ impl<V> Flight<V> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
     use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -213,6 +218,36 @@ mod tests {
         assert_eq!(panicked.kind(), ErrorKind::Internal);
         assert!(panicked.to_string().contains("on purpose"));
         assert_eq!(*cache.get_or_build(&0, || Ok(7)).unwrap(), 7);
+    }
+
+    #[test]
+    fn who_has_memory_is_not_told_of_anothers_lack() {
+        let cache: PlanCache<u8, u8> = PlanCache::new(4);
+        let started = Barrier::new(2);
+        std::thread::scope(|scope| {
+            let maker = scope.spawn(|| {
+                cache.get_or_build(&0, || {
+                    started.wait();
+                    // Until the other one waits, which holds its flight.
+                    let waited_for = || match cache.entries.lock().by_key.get(&0) {
+                        Some(Entry::Making(flight)) => Arc::strong_count(flight) > 2,
+                        _ => unreachable!("it is being made"),
+                    };
+                    while !waited_for() {
+                        std::thread::yield_now();
+                    }
+                    Err(Error::new(
+                        ErrorKind::Memory,
+                        "test",
+                        "over a limit of mine",
+                    ))
+                })
+            });
+            started.wait();
+            assert_eq!(*cache.get_or_build(&0, || Ok(7)).unwrap(), 7);
+            let error = maker.join().unwrap().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Memory);
+        });
     }
 
     #[test]
@@ -298,6 +333,22 @@ mod loom_models {
             let mine = cache.get_or_build(&0, || Err(Error::invalid("b", "no")));
             assert!(mine.is_err() && other.join().unwrap().is_err());
             assert_eq!(*cache.get_or_build(&0, || Ok(3)).unwrap(), 3);
+        });
+    }
+
+    #[test]
+    fn loom_who_waited_in_vain_for_memory_makes_the_plan() {
+        loom::model(|| {
+            let cache: Arc<PlanCache<u8, u8>> = Arc::new(PlanCache::new(1));
+            let poor = {
+                let cache = Arc::clone(&cache);
+                let refused = || Err(Error::new(ErrorKind::Memory, "a", "no"));
+                thread::spawn(move || cache.get_or_build(&0, refused).map(|value| *value))
+            };
+            assert_eq!(*cache.get_or_build(&0, || Ok(3)).unwrap(), 3);
+            // It has it from the other one, or was the first and failed alone.
+            let poor = poor.join().unwrap().map_err(|error| error.kind());
+            assert!(poor == Ok(3) || poor == Err(ErrorKind::Memory));
         });
     }
 
