@@ -94,6 +94,7 @@ impl Error {
     }
 
     /// The same failure under the name that the caller knows.
+    #[cfg(not(loom))]
     pub(crate) fn with_origin(self, origin: impl Into<String>) -> Error {
         Error(Arc::new(Inner {
             kind: self.kind(),
