@@ -8,13 +8,13 @@ use conformance::reference;
 use conformance::stress::execute::{Stats, execute};
 use conformance::stress::generate::generate;
 use conformance::stress::program::{
-    Action, At, Binary, Callee, Fault, Formula, How, Limit, Node, Op, Program, Source, Transform,
-    Unary,
+    Action, At, Binary, Callee, Fault, Formula, How, Limit, Node, Op, Program, Source, Terms,
+    Transform, Unary,
 };
 use conformance::stress::shrink::shrink;
 use conformance::stress::{functions, interpret};
 use conformance::value::{Scalar, Value};
-use motet::{Array, Dtype, Result, Spec, ops};
+use motet::{Array, Dtype, Priority, Result, Spec, ops};
 use motet_core::compile::trace::{Signature, trace};
 
 /// Programs set memory limits of the process and count what is in use: tests that compute take turns.
@@ -38,6 +38,7 @@ fn programs_of_fixed_seeds_run_clean() {
     // All ways in which a program can end early were met.
     assert!(stats.injected > 0 && stats.cancelled > 0, "{stats}");
     assert!(stats.late > 0 && stats.refused > 0, "{stats}");
+    assert!(stats.futures > 0 && stats.dropped > 0, "{stats}");
 }
 
 #[test]
@@ -81,16 +82,32 @@ fn the_generator_makes_everything_that_there_is() {
             node("fault", &|n| n.fault == Some(Fault { at, how }));
         }
     }
-    node("a token", &|n| matches!(n.limit, Limit::Token(_)));
-    node("a deadline that has passed", &|n| n.limit == Limit::Late);
-    node("a deadline", &|n| matches!(n.limit, Limit::Soon(_)));
+    node("a token", &|n| matches!(n.terms.limit, Limit::Token(_)));
+    node("a cancelled token", &|n| n.terms.limit == Limit::Cancelled);
+    node("a deadline that has passed", &|n| {
+        n.terms.limit == Limit::Late
+    });
+    node("a deadline", &|n| matches!(n.terms.limit, Limit::Soon(_)));
+    node("a memory scope", &|n| n.terms.scope.is_some());
+    for priority in [Priority::Background, Priority::Normal, Priority::Urgent] {
+        node("a priority", &|n| n.terms.priority == Some(priority));
+        assert!(programs.iter().any(|p| p.streams.contains(&priority)));
+    }
+    let scopes = || programs.iter().flat_map(|p| &p.scopes);
+    assert!(scopes().any(|s| s.parent.is_some()) && scopes().any(|s| s.limit.is_some()));
+    for program in &programs {
+        let parents = program.scopes.iter().enumerate();
+        for (number, scope) in parents {
+            assert!(scope.parent.is_none_or(|parent| parent < number));
+        }
+    }
     node("a stream", &|n| n.stream.is_some());
     node("the default stream", &|n| n.stream.is_none());
     assert!(nodes.iter().all(|n| n.fault.is_none() || n.op.is_wrapped()));
     assert!(
         nodes
             .iter()
-            .all(|n| n.limit == Limit::None || n.op.is_limited())
+            .all(|n| n.terms == Terms::default() || n.op.takes_terms())
     );
     assert!(
         nodes
@@ -102,7 +119,7 @@ fn the_generator_makes_everything_that_there_is() {
         .iter()
         .map(|action| std::mem::discriminant(*action))
         .collect();
-    assert_eq!(kinds.len(), 16);
+    assert_eq!(kinds.len(), 24);
     let threads = |count: usize| programs.iter().any(|p| p.threads.len() == count);
     assert!(threads(1) && threads(2) && threads(64));
     for program in &programs {
@@ -214,7 +231,7 @@ fn node(op: Op) -> Node {
     Node {
         op,
         stream: None,
-        limit: Limit::None,
+        terms: Terms::default(),
         fault: None,
     }
 }
@@ -237,7 +254,7 @@ fn a_wrong_result_is_found_and_shrunk() {
             };
             used[id] && program.nodes[id].op.is_wrapped() && is_wrong(&program)
         })?;
-        program.nodes[id].limit = Limit::None;
+        program.nodes[id].terms = Terms::default();
         program.nodes[id].fault = Some(Fault {
             at: At::After,
             how: How::Wrong,

@@ -9,15 +9,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use motet::{
-    Array, CallOptions, CancelToken, Device, ErrorKind, Function, Stream, StreamContext,
-    async_eval, current_stream, eval, memory, new_stream, ops, with_stream,
+    Array, CallOptions, CancelToken, Device, ErrorKind, EvalFuture, Function, Stream,
+    StreamContext, async_eval, current_stream, eval, eval_async, memory, new_stream_with_priority,
+    ops, with_stream,
 };
 use motet_core::error::{Error, Result};
 
 use super::functions::{self, MODEL_COUNT};
 use super::injected::{Counters, Injected, message};
 use super::interpret::{self, Errors};
-use super::program::{Action, Callee, Id, Limit, Op, Program};
+use super::program::{Action, Callee, Id, Limit, Op, Program, Terms};
+use super::scopes::Scopes;
+use super::tasks::{self, Executor};
 use super::watchdog::Watchdog;
 
 /// What programs did.
@@ -29,6 +32,10 @@ pub struct Stats {
     pub operations: usize,
     /// Calls of models.
     pub calls: usize,
+    /// Futures that were polled until they were done.
+    pub futures: usize,
+    /// Futures that were dropped before.
+    pub dropped: usize,
     /// Evaluations that ended with an injected error or panic.
     pub injected: usize,
     /// Evaluations that were cancelled.
@@ -47,6 +54,8 @@ impl Stats {
         self.evaluations += other.evaluations;
         self.operations += other.operations;
         self.calls += other.calls;
+        self.futures += other.futures;
+        self.dropped += other.dropped;
         self.injected += other.injected;
         self.cancelled += other.cancelled;
         self.late += other.late;
@@ -59,12 +68,14 @@ impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} graphs evaluated by up to {} threads, {} wrapped operations, {} calls of models; \
-             ended early: {} by injected failures, {} by cancelling, {} by deadlines, {} by memory",
+            "{} graphs evaluated by up to {} threads, {} wrapped operations, {} calls of models, \
+             {} futures and {} dropped ones; ended early: {} by injected failures, {} by cancelling, {} by deadlines, {} by memory",
             self.evaluations,
             self.threads,
             self.operations,
             self.calls,
+            self.futures,
+            self.dropped,
             self.injected,
             self.cancelled,
             self.late,
@@ -92,8 +103,10 @@ pub fn execute(program: &Program) -> Result<Stats, String> {
     let session = Session::new(program);
     session.run();
     let (counters, mut stats) = (session.counters.clone(), lock(&session.stats).clone());
+    let scopes = Arc::clone(&session.scopes);
     drop(session);
-    settle(&counters, active)?;
+    settle(&counters, active, &scopes)?;
+    scopes.check()?;
     stats.operations = counters.runs.load(Ordering::Relaxed);
     stats.threads = program.threads.len();
     match lock(&counters.violations).first() {
@@ -103,18 +116,19 @@ pub fn execute(program: &Program) -> Result<Stats, String> {
 }
 
 /// Waits until what was submitted and not waited for has ended, and nothing is left of it.
-fn settle(counters: &Counters, active: usize) -> Result<(), String> {
+fn settle(counters: &Counters, active: usize, scopes: &Scopes) -> Result<(), String> {
     let start = Instant::now();
     loop {
         let alive = counters.alive.load(Ordering::Relaxed);
-        let now = memory::active();
+        let (now, in_scopes) = (memory::active(), scopes.left());
         // Less, where something else in the process held memory at the start.
-        if alive == 0 && now <= active {
+        if alive == 0 && now <= active && in_scopes == 0 {
             return Ok(());
         }
         if start.elapsed() > SETTLE {
             return Err(format!(
-                "left behind: {alive} operations; in use are {now} bytes, at the start {active}"
+                "left behind: {alive} operations, {in_scopes} bytes of memory scopes; in use are \
+                 {now} bytes, at the start {active}"
             ));
         }
         thread::yield_now();
@@ -135,7 +149,7 @@ fn silence_injected_panics() {
     });
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -151,6 +165,10 @@ struct Session<'a> {
     arrays: Vec<Mutex<Option<Vec<Array>>>>,
     streams: Vec<Mutex<Option<Stream>>>,
     tokens: Vec<CancelToken>,
+    scopes: Arc<Scopes>,
+    executor: Executor,
+    /// The process's cache limit before the program set it.
+    cache_limit: Mutex<Option<usize>>,
     functions: Mutex<HashMap<Callee, Function>>,
     models: Mutex<HashMap<(usize, bool), Function>>,
     counters: Arc<Counters>,
@@ -175,11 +193,17 @@ impl<'a> Session<'a> {
                 .any(|action| matches!(action, Action::Starve(_))),
             start: Instant::now(),
             arrays: program.nodes.iter().map(|_| Mutex::default()).collect(),
-            streams: (0..program.streams).map(|_| Mutex::default()).collect(),
+            streams: program.streams.iter().map(|_| Mutex::default()).collect(),
             tokens: (0..program.tokens).map(|_| CancelToken::new()).collect(),
+            scopes: Arc::new(Scopes::new(program)),
+            executor: Executor::default(),
+            cache_limit: Mutex::default(),
             functions: Mutex::default(),
             models: Mutex::default(),
-            counters: Arc::default(),
+            counters: Arc::new(Counters {
+                restarts: program.actions().any(Action::is_async),
+                ..Counters::default()
+            }),
             stats: Mutex::default(),
         }
     }
@@ -204,6 +228,8 @@ impl<'a> Session<'a> {
                     self.counters.violation(format!("thread {number} panicked"));
                 }
             }
+            self.executor
+                .finish(&|ids, result| self.judge_future(ids, result));
             let named = self.program.actions().flat_map(Action::nodes);
             for &id in named.collect::<std::collections::BTreeSet<_>>() {
                 self.read(id);
@@ -232,6 +258,28 @@ impl<'a> Session<'a> {
                 let result = self.all(ids).and_then(|arrays| async_eval(&arrays));
                 self.judge(ids, result, false);
             }
+            Action::Spawn(ids) => {
+                if let Some(future) = self.future(ids) {
+                    self.executor.spawn(ids, future);
+                }
+            }
+            Action::Run => self
+                .executor
+                .run(&|ids, result| self.judge_future(ids, result)),
+            Action::Kill => self.count_dropped(self.executor.kill()),
+            Action::Await(ids) => {
+                if let Some(future) = self.future(ids) {
+                    self.judge_future(ids, tasks::block_on(future));
+                }
+            }
+            &Action::Abandon(ref ids, polls) => {
+                if let Some(future) = self.future(ids) {
+                    match tasks::abandon(future, polls) {
+                        Some(result) => self.judge_future(ids, result),
+                        None => self.count_dropped(true),
+                    }
+                }
+            }
             &Action::Read(id) => self.read(id),
             &Action::Item(id) => {
                 let sum = || ops::sum(&self.array(id)?, ..)?.item::<i32>();
@@ -258,6 +306,18 @@ impl<'a> Session<'a> {
             }
             &Action::Cancel(token) => self.tokens[token].cancel(),
             Action::ClearCache => memory::clear_cache(),
+            &Action::CacheLimit(values) => {
+                let mut first = lock(&self.cache_limit);
+                let before = memory::set_cache_limit(self.scopes.bytes(Some(values)));
+                first.get_or_insert(before);
+            }
+            &Action::Limit(scope, values) => self.scopes.set_limit(scope, values),
+            &Action::Trim(scope) => {
+                self.scopes.get(scope).clear_cache();
+                if let Err(wrong) = self.scopes.check() {
+                    self.counters.violation(wrong);
+                }
+            }
             &Action::Starve(id) => {
                 let _restored = Limited::to(memory::active() + (id % 3) * 1024);
                 self.read(id);
@@ -271,7 +331,8 @@ impl<'a> Session<'a> {
                 model,
                 compiled,
                 fresh,
-            } => self.call_model(model, compiled, fresh),
+                ref terms,
+            } => self.call_model(model, compiled, fresh, terms),
             Action::Yield => thread::yield_now(),
         }
     }
@@ -279,6 +340,26 @@ impl<'a> Session<'a> {
     fn read(&self, id: Id) {
         let result = self.array(id).and_then(|array| array.to_vec::<i32>());
         self.compare(id, result, self.values[id].clone());
+    }
+
+    /// An evaluation of these nodes; nothing where they cannot be made.
+    fn future(&self, ids: &[Id]) -> Option<EvalFuture> {
+        match self.all(ids) {
+            Ok(arrays) => Some(eval_async(&arrays)),
+            Err(error) => {
+                self.judge(ids, Err(error), true);
+                None
+            }
+        }
+    }
+
+    fn judge_future(&self, ids: &[Id], result: Result<()>) {
+        lock(&self.stats).futures += 1;
+        self.judge(ids, result, true);
+    }
+
+    fn count_dropped(&self, was_pending: bool) {
+        lock(&self.stats).dropped += usize::from(was_pending);
     }
 
     fn compare<T: PartialEq>(&self, id: Id, result: Result<T>, expected: T) {
@@ -292,31 +373,10 @@ impl<'a> Session<'a> {
     fn judge(&self, ids: &[Id], result: Result<()>, waited: bool) {
         let mut errors = Errors::default();
         ids.iter().for_each(|&id| errors.extend(&self.errors[id]));
-        let mut stats = lock(&self.stats);
-        stats.evaluations += 1;
+        lock(&self.stats).evaluations += 1;
         let explained = match &result {
             Ok(()) => !(waited && errors.certain),
-            Err(error) => {
-                let text = error.to_string();
-                match error.kind() {
-                    ErrorKind::Memory => {
-                        stats.refused += 1;
-                        self.starving
-                    }
-                    ErrorKind::Cancelled => {
-                        stats.cancelled += 1;
-                        errors.cancelled
-                    }
-                    ErrorKind::DeadlineExceeded => {
-                        stats.late += 1;
-                        errors.late
-                    }
-                    _ => {
-                        stats.injected += 1;
-                        errors.faults.iter().any(|&id| text.contains(&message(id)))
-                    }
-                }
-            }
+            Err(error) => self.explains(&errors, error),
         };
         if !explained {
             let what = format!("{ids:?} gave {result:?}, of which may be {errors:?}");
@@ -324,7 +384,31 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn call_model(&self, model: usize, compiled: bool, fresh: bool) {
+    /// Whether an error is one of these.
+    fn explains(&self, errors: &Errors, error: &Error) -> bool {
+        let mut stats = lock(&self.stats);
+        match error.kind() {
+            ErrorKind::Memory => {
+                stats.refused += 1;
+                self.starving || errors.refused
+            }
+            ErrorKind::Cancelled => {
+                stats.cancelled += 1;
+                errors.cancelled
+            }
+            ErrorKind::DeadlineExceeded => {
+                stats.late += 1;
+                errors.late
+            }
+            _ => {
+                stats.injected += 1;
+                let text = error.to_string();
+                errors.faults.iter().any(|&id| text.contains(&message(id)))
+            }
+        }
+    }
+
+    fn call_model(&self, model: usize, compiled: bool, fresh: bool, terms: &Terms) {
         let call = || -> Result<Vec<f32>> {
             let known = lock(&self.models).get(&(model, compiled)).cloned();
             let function = match known.filter(|_| !fresh) {
@@ -335,16 +419,22 @@ impl<'a> Session<'a> {
                     models.entry((model, compiled)).or_insert(imported).clone()
                 }
             };
+            let function = functions::with_options(function, &self.options(terms));
             function.call(&[functions::model_input(model)?])?[0].to_vec()
         };
         lock(&self.stats).calls += 1;
-        match call() {
-            Ok(output) if output == functions::model_alone(model, compiled) => {}
-            Ok(_) => self
-                .counters
-                .violation(format!("model {model}: wrong value")),
-            Err(error) if self.starving && error.kind() == ErrorKind::Memory => {}
-            Err(error) => self.counters.violation(format!("model {model}: {error}")),
+        let errors = Errors::of(self.program, terms);
+        let right = match call() {
+            Ok(output) => output == functions::model_alone(model, compiled) && !errors.certain,
+            Err(error) if self.explains(&errors, &error) => true,
+            Err(error) => {
+                self.counters.violation(format!("model {model}: {error}"));
+                return;
+            }
+        };
+        if !right {
+            let what = format!("model {model}: a wrong value, or one where there is none");
+            self.counters.violation(what);
         }
     }
 
@@ -399,11 +489,7 @@ impl<'a> Session<'a> {
         stream: &Stream,
     ) -> Result<Vec<Array>> {
         let node = &self.program.nodes[id];
-        let mut options = CallOptions::default();
-        match node.limit {
-            Limit::Token(token) => options.cancel = Some(self.tokens[token].clone()),
-            limit => options.deadline = self.deadline(limit),
-        }
+        let options = self.options(&node.terms);
         let (fault, counters) = (node.fault, &self.counters);
         Injected::apply(id, primitives, fault, counters, inputs, stream, options)
     }
@@ -423,22 +509,29 @@ impl<'a> Session<'a> {
                 lock(&self.functions).entry(callee).or_insert(made).clone()
             }
         };
-        let function = function.on(stream);
-        let limit = self.program.nodes[id].limit;
-        let function = match (limit, self.deadline(limit)) {
-            (Limit::Token(token), _) => function.cancelled_by(&self.tokens[token]),
-            (_, Some(deadline)) => function.deadline(deadline),
-            _ => function,
-        };
-        function.call(inputs)
+        let mut options = self.options(&self.program.nodes[id].terms);
+        options.stream = Some(stream.clone());
+        functions::with_options(function, &options).call(inputs)
     }
 
-    fn deadline(&self, limit: Limit) -> Option<Instant> {
-        match limit {
-            Limit::Late => Some(self.start),
-            Limit::Soon(micros) => Some(Instant::now() + Duration::from_micros(micros)),
-            Limit::None | Limit::Token(_) => None,
+    fn options(&self, terms: &Terms) -> CallOptions {
+        let mut options = CallOptions::default();
+        match terms.limit {
+            Limit::None => {}
+            Limit::Cancelled => {
+                let token = CancelToken::new();
+                token.cancel();
+                options.cancel = Some(token);
+            }
+            Limit::Token(token) => options.cancel = Some(self.tokens[token].clone()),
+            Limit::Late => options.deadline = Some(self.start),
+            Limit::Soon(micros) => {
+                options.deadline = Some(Instant::now() + Duration::from_micros(micros));
+            }
         }
+        options.priority = terms.priority;
+        options.memory = terms.scope.map(|scope| self.scopes.get(scope).clone());
+        options
     }
 
     fn stream(&self, number: usize) -> Result<Stream, Error> {
@@ -446,8 +539,16 @@ impl<'a> Session<'a> {
         if let Some(stream) = &*slot {
             return Ok(stream.clone());
         }
-        let stream = new_stream(Device::CPU)?;
+        let stream = new_stream_with_priority(Device::CPU, self.program.streams[number])?;
         Ok(slot.insert(stream).clone())
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        if let Some(before) = lock(&self.cache_limit).take() {
+            memory::set_cache_limit(before);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use motet::ops::{self, Scan, keepdims};
-use motet::{Array, Dtype, ErrorKind, Function};
+use motet::{Array, CallOptions, Dtype, ErrorKind, Function};
 use motet_core::error::{Error, Result};
 
 use super::interpret::weight;
@@ -31,6 +31,26 @@ pub fn make(callee: Callee, [rows, columns]: [usize; 2]) -> Result<Function> {
         Source::Compiled => imported.compile(),
         _ => imported,
     })
+}
+
+/// The function with calls that have these options.
+pub fn with_options(mut function: Function, options: &CallOptions) -> Function {
+    if let Some(stream) = &options.stream {
+        function = function.on(stream);
+    }
+    if let Some(token) = &options.cancel {
+        function = function.cancelled_by(token);
+    }
+    if let Some(deadline) = options.deadline {
+        function = function.deadline(deadline);
+    }
+    if let Some(priority) = options.priority {
+        function = function.priority(priority);
+    }
+    if let Some(scope) = &options.memory {
+        function = function.memory(scope);
+    }
+    function
 }
 
 /// A formula, and the difference, as lazy operations.

@@ -1,9 +1,11 @@
 //! The program of a seed.
 
+use motet::Priority;
+
 use super::functions::MODEL_COUNT;
 use super::program::{
-    Action, At, Binary, Callee, Fault, Formula, How, Id, Limit, Node, Op, Program, Source,
-    Transform, Unary,
+    Action, At, Binary, Callee, Fault, Formula, How, Id, Limit, Node, Op, Program, Scope, Source,
+    Terms, Transform, Unary,
 };
 use crate::noise::Noise;
 
@@ -19,29 +21,42 @@ pub fn generate(seed: u64, threads: usize) -> Program {
         _ => [5, 32],
     };
     let few = shape[0] * shape[1] <= 64;
-    let streams = 1 + noise.below(4);
-    let tokens = 1 + noise.below(2);
-    let limited = noise.once_in(2);
+    let ranked = noise.once_in(2);
+    let streams: Vec<Priority> = (0..1 + noise.below(4))
+        .map(|_| priority(&mut noise, ranked).unwrap_or_default())
+        .collect();
+    let scopes = match noise.once_in(3) {
+        true => scopes(&mut noise),
+        false => Vec::new(),
+    };
+    let given = Given {
+        streams: streams.len(),
+        tokens: 1 + noise.below(2),
+        scopes: scopes.len(),
+        limited: noise.once_in(2),
+        ranked,
+        asynchronous: noise.once_in(2),
+    };
     let faulty = noise.once_in(2);
     let hungry = noise.once_in(4);
 
     let mut nodes = Vec::new();
     for id in 0..3 + noise.below(40) {
         let op = operation(&mut noise, &nodes, few);
-        let limit = match limited && op.is_limited() {
-            true => limit(&mut noise, tokens),
-            false => Limit::None,
+        let terms = match op.takes_terms() {
+            true => terms(&mut noise, &given),
+            false => Terms::default(),
         };
         let fault = (faulty && op.is_wrapped() && noise.once_in(8)).then(|| Fault {
             at: *noise.pick(&[At::Before, At::Inside, At::After]),
             how: *noise.pick(&[How::Error, How::Panic]),
         });
-        let stream = (!noise.once_in(3)).then(|| noise.below(streams));
+        let stream = (!noise.once_in(3)).then(|| noise.below(given.streams));
         debug_assert!(op.inputs().iter().all(|&input| input < id));
         nodes.push(Node {
             op,
             stream,
-            limit,
+            terms,
             fault,
         });
     }
@@ -56,7 +71,7 @@ pub fn generate(seed: u64, threads: usize) -> Program {
             let count = 1 + noise.below(if threads > 16 { 8 } else { 24 });
             let mut action = || match hungry && thread == 0 && noise.once_in(4) {
                 true => Action::Starve(noise.below(nodes.len())),
-                false => action(&mut noise, nodes.len(), streams, tokens),
+                false => action(&mut noise, nodes.len(), &given),
             };
             (0..count).map(|_| action()).collect()
         })
@@ -65,10 +80,54 @@ pub fn generate(seed: u64, threads: usize) -> Program {
         seed,
         shape,
         streams,
-        tokens,
+        tokens: given.tokens,
+        scopes,
         nodes,
         threads,
     }
+}
+
+/// What nodes and actions choose from.
+struct Given {
+    streams: usize,
+    tokens: usize,
+    scopes: usize,
+    /// Whether calls may end early.
+    limited: bool,
+    /// Whether calls say how urgent they are.
+    ranked: bool,
+    /// Whether there are futures.
+    asynchronous: bool,
+}
+
+fn scopes(noise: &mut Noise) -> Vec<Scope> {
+    let count = 1 + noise.below(3);
+    let scope = |number: usize| Scope {
+        parent: (number > 0 && noise.once_in(2)).then(|| noise.below(number)),
+        limit: noise.once_in(2).then(|| room(noise)),
+    };
+    (0..count).map(scope).collect()
+}
+
+/// A limit in values: often too low.
+fn room(noise: &mut Noise) -> usize {
+    noise.below(16)
+}
+
+fn terms(noise: &mut Noise, given: &Given) -> Terms {
+    Terms {
+        limit: match given.limited {
+            true => limit(noise, given.tokens),
+            false => Limit::None,
+        },
+        priority: priority(noise, given.ranked),
+        scope: (given.scopes > 0 && noise.once_in(2)).then(|| noise.below(given.scopes)),
+    }
+}
+
+fn priority(noise: &mut Noise, ranked: bool) -> Option<Priority> {
+    let all = [Priority::Background, Priority::Normal, Priority::Urgent];
+    (ranked && noise.once_in(2)).then(|| *noise.pick(&all))
 }
 
 fn operation(noise: &mut Noise, nodes: &[Node], few: bool) -> Op {
@@ -120,15 +179,30 @@ fn callee(noise: &mut Noise) -> Callee {
 }
 
 fn limit(noise: &mut Noise, tokens: usize) -> Limit {
-    match noise.below(16) {
-        0..=2 => Limit::Token(noise.below(tokens)),
-        3 => Limit::Late,
-        4 => Limit::Soon(noise.below(500) as u64),
+    match noise.below(32) {
+        0..=5 => Limit::Token(noise.below(tokens)),
+        6 => Limit::Late,
+        7 => Limit::Cancelled,
+        8 | 9 => Limit::Soon(noise.below(500) as u64),
         _ => Limit::None,
     }
 }
 
-fn action(noise: &mut Noise, nodes: usize, streams: usize, tokens: usize) -> Action {
+fn action(noise: &mut Noise, nodes: usize, given: &Given) -> Action {
+    let &Given {
+        streams, tokens, ..
+    } = given;
+    if given.asynchronous && noise.once_in(4) {
+        return asynchronous(noise, nodes);
+    }
+    if given.scopes > 0 && noise.once_in(12) {
+        let scope = noise.below(given.scopes);
+        return match noise.below(4) {
+            0 => Action::Limit(scope, None),
+            1 | 2 => Action::Limit(scope, Some(room(noise))),
+            _ => Action::Trim(scope),
+        };
+    }
     let id = any(noise, nodes);
     match noise.below(64) {
         0..=11 => Action::Eval(some(noise, nodes)),
@@ -149,8 +223,20 @@ fn action(noise: &mut Noise, nodes: usize, streams: usize, tokens: usize) -> Act
             model: noise.below(MODEL_COUNT) * noise.below(2),
             compiled: noise.once_in(2),
             fresh: noise.once_in(3),
+            terms: terms(noise, given),
         },
+        58 => Action::CacheLimit(noise.below(64)),
         _ => Action::Yield,
+    }
+}
+
+fn asynchronous(noise: &mut Noise, nodes: usize) -> Action {
+    match noise.below(12) {
+        0..=3 => Action::Spawn(some(noise, nodes)),
+        4..=6 => Action::Run,
+        7 => Action::Kill,
+        8 | 9 => Action::Await(some(noise, nodes)),
+        _ => Action::Abandon(some(noise, nodes), noise.below(3)),
     }
 }
 

@@ -22,6 +22,9 @@ pub struct Counters {
     pub alive: AtomicUsize,
     /// How many have run.
     pub runs: AtomicUsize,
+    /// Whether an operation may begin again: one that runs for a future that is dropped ends early,
+    /// and is lazy again.
+    pub restarts: bool,
     /// What was found to be wrong.
     pub violations: Mutex<Vec<String>>,
 }
@@ -42,7 +45,8 @@ pub struct Injected {
     node: Id,
     primitives: Vec<Primitive>,
     fault: Option<Fault>,
-    ran: AtomicUsize,
+    begun: AtomicUsize,
+    finished: AtomicUsize,
     counters: Arc<Counters>,
 }
 
@@ -77,7 +81,8 @@ impl Injected {
             node,
             primitives,
             fault,
-            ran: AtomicUsize::new(0),
+            begun: AtomicUsize::new(0),
+            finished: AtomicUsize::new(0),
             counters: Arc::clone(counters),
         });
         Ok(Array::from_executable(
@@ -139,9 +144,9 @@ impl Executable for Injected {
         pool: &Pool,
         between_steps: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Vec<Tensor>> {
-        if self.ran.fetch_add(1, Ordering::Relaxed) > 0 {
+        if self.begun.fetch_add(1, Ordering::Relaxed) > 0 && !self.counters.restarts {
             self.counters
-                .violation(format!("n{} ran more than once", self.node));
+                .violation(format!("n{} began more than once", self.node));
         }
         self.counters.runs.fetch_add(1, Ordering::Relaxed);
         self.reach(At::Before)?;
@@ -155,6 +160,10 @@ impl Executable for Injected {
         self.reach(At::After)?;
         if self.fault.is_some_and(|fault| fault.how == How::Wrong) {
             results[0] = inputs[0].clone();
+        }
+        if self.finished.fetch_add(1, Ordering::Relaxed) > 0 {
+            self.counters
+                .violation(format!("n{} ran more than once", self.node));
         }
         Ok(results)
     }

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use super::program::{Action, Binary, Formula, How, Id, Limit, Op, Program, Transform, Unary};
+use super::program::{
+    Action, Binary, Formula, How, Id, Limit, Op, Program, Terms, Transform, Unary,
+};
 
 /// The elements of every node's value, row-major.
 pub fn values(program: &Program) -> Vec<Vec<i32>> {
@@ -106,39 +108,51 @@ pub struct Errors {
     pub cancelled: bool,
     /// Whether a deadline may have passed.
     pub late: bool,
+    /// Whether a memory scope may have refused it memory.
+    pub refused: bool,
 }
 
 impl Errors {
+    /// Those of a call with these terms.
+    pub fn of(program: &Program, terms: &Terms) -> Errors {
+        let mut errors = Errors::default();
+        match terms.limit {
+            Limit::None => {}
+            Limit::Cancelled => (errors.certain, errors.cancelled) = (true, true),
+            Limit::Late => (errors.certain, errors.late) = (true, true),
+            Limit::Soon(_) => errors.late = true,
+            Limit::Token(token) => {
+                let cancels = |action: &Action| *action == Action::Cancel(token);
+                errors.cancelled = program.actions().any(cancels);
+            }
+        }
+        let mut scopes = program.scopes_of(terms.scope);
+        errors.refused = scopes.any(|scope| program.is_limited(scope));
+        errors
+    }
+
     /// Adds those of another value.
     pub fn extend(&mut self, other: &Errors) {
         self.certain |= other.certain;
         self.faults.extend(&other.faults);
         self.cancelled |= other.cancelled;
         self.late |= other.late;
+        self.refused |= other.refused;
     }
 }
 
-/// The errors of every node. Where the program sets memory limits, every node may also be refused
-/// memory.
+/// The errors of every node. Where the program limits the memory of the process, every node may also
+/// be refused memory.
 pub fn errors(program: &Program) -> Vec<Errors> {
     let mut all: Vec<Errors> = Vec::new();
     for (id, node) in program.nodes.iter().enumerate() {
-        let mut errors = Errors::default();
+        let mut errors = Errors::of(program, &node.terms);
         for input in node.op.inputs() {
             errors.extend(&all[input]);
         }
         if node.fault.is_some_and(|fault| fault.how != How::Wrong) {
             errors.certain = true;
             errors.faults.insert(id);
-        }
-        match node.limit {
-            Limit::None => {}
-            Limit::Late => (errors.certain, errors.late) = (true, true),
-            Limit::Soon(_) => errors.late = true,
-            Limit::Token(token) => {
-                let cancels = |action: &Action| *action == Action::Cancel(token);
-                errors.cancelled |= program.actions().any(cancels);
-            }
         }
         all.push(errors);
     }

@@ -12,7 +12,9 @@ pub mod generate;
 pub mod injected;
 pub mod interpret;
 pub mod program;
+mod scopes;
 pub mod shrink;
+mod tasks;
 mod watchdog;
 
 use std::fmt;
@@ -37,6 +39,8 @@ pub fn run(seed: u64, threads: usize, time: Duration, programs: u64) -> Result<(
          stress --seed {seed} --threads {threads}"
     );
     let start = Instant::now();
+    // A sanitiser has a thread of its own, which starts with the first.
+    let _joined = std::thread::spawn(|| {}).join();
     let before = Belongings::now();
     let mut stats = Stats::default();
     let mut done = 0;

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use motet::Priority;
 use motet_core::ops::Primitive;
 use motet_core::ops::elementwise::{
     Abs, Add, Maximum, Minimum, Multiply, Negative, Square, Subtract,
@@ -19,14 +20,25 @@ pub struct Program {
     pub seed: u64,
     /// The rows and columns of every value. The columns are even in number.
     pub shape: [usize; 2],
-    /// The number of streams beside the threads' own.
-    pub streams: usize,
+    /// The streams beside the threads' own, and how urgent they are.
+    pub streams: Vec<Priority>,
     /// The number of cancel tokens.
     pub tokens: usize,
+    /// The memory scopes. A scope is within an earlier one, or right under the process.
+    pub scopes: Vec<Scope>,
     /// The graph. A node uses earlier ones.
     pub nodes: Vec<Node>,
     /// What each thread does.
     pub threads: Vec<Vec<Action>>,
+}
+
+/// A memory scope.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scope {
+    /// The scope that it is within.
+    pub parent: Option<usize>,
+    /// For how many values it has room at first; for any number where there is none.
+    pub limit: Option<usize>,
 }
 
 /// One value of the graph. Whoever needs it first makes the lazy array.
@@ -36,8 +48,8 @@ pub struct Node {
     pub op: Op,
     /// Its stream; the default one of the thread that makes it where there is none.
     pub stream: Option<usize>,
-    /// What may end it early. For [limited](Op::is_limited) operations.
-    pub limit: Limit,
+    /// What it is called with. For operations that [take](Op::takes_terms) any.
+    pub terms: Terms,
     /// How it fails. For [wrapped](Op::is_wrapped) operations.
     pub fault: Option<Fault>,
 }
@@ -145,11 +157,25 @@ pub enum Source {
     Compiled,
 }
 
+/// What a call says about how it runs.
+#[derive(Clone, Copy, Default, PartialEq)]
+pub struct Terms {
+    /// What may end it early.
+    pub limit: Limit,
+    /// How urgent it is; as urgent as its stream where there is none.
+    pub priority: Option<Priority>,
+    /// The memory scope that it counts for.
+    pub scope: Option<usize>,
+}
+
 /// What may end an operation early.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Limit {
     /// Nothing.
+    #[default]
     None,
+    /// A cancel token that is cancelled already.
+    Cancelled,
     /// A cancel token.
     Token(usize),
     /// A deadline that has passed.
@@ -196,6 +222,16 @@ pub enum Action {
     Eval(Vec<Id>),
     /// `async_eval` of these nodes.
     AsyncEval(Vec<Id>),
+    /// `eval_async` of these nodes, handed to the executor that all threads share.
+    Spawn(Vec<Id>),
+    /// Polls what the executor has been woken for.
+    Run,
+    /// Drops the future that was spawned first, done or not.
+    Kill,
+    /// `eval_async` of these nodes, polled by this thread until it is done.
+    Await(Vec<Id>),
+    /// `eval_async` of these nodes, polled so many times and dropped.
+    Abandon(Vec<Id>, usize),
     /// `to_vec`
     Read(Id),
     /// `item` of the sum of all elements.
@@ -214,6 +250,12 @@ pub enum Action {
     Cancel(usize),
     /// `clear_cache`
     ClearCache,
+    /// `set_cache_limit`, to the size of so many values.
+    CacheLimit(usize),
+    /// Sets the limit of a memory scope: room for so many values, or for any number.
+    Limit(usize, Option<usize>),
+    /// Gives what a memory scope has in the cache back, and looks whether its numbers can be.
+    Trim(usize),
     /// Evaluates with the memory limit set to just above what is in use. For the first thread only.
     Starve(Id),
     /// Drops the shared handle to a stream; who needs it next makes a new one.
@@ -228,6 +270,8 @@ pub enum Action {
         compiled: bool,
         /// Whether it is imported for this call alone.
         fresh: bool,
+        /// What it is called with.
+        terms: Terms,
     },
     /// Lets other threads go first.
     Yield,
@@ -249,7 +293,7 @@ impl Op {
     }
 
     /// Whether call options apply to it.
-    pub fn is_limited(&self) -> bool {
+    pub fn takes_terms(&self) -> bool {
         self.is_wrapped() || matches!(self, Op::Call(..))
     }
 }
@@ -286,11 +330,38 @@ impl Action {
     /// The nodes that it names.
     pub fn nodes(&self) -> &[Id] {
         match self {
-            Action::Eval(ids) | Action::AsyncEval(ids) => ids,
+            Action::Eval(ids) | Action::AsyncEval(ids) | Action::Spawn(ids) => ids,
+            Action::Await(ids) | Action::Abandon(ids, _) => ids,
             Action::Read(id) | Action::Item(id) | Action::Drop(id) => std::slice::from_ref(id),
             Action::Hold(id) | Action::Starve(id) => std::slice::from_ref(id),
             _ => &[],
         }
+    }
+
+    /// The nodes that it names, to be changed.
+    pub fn nodes_mut(&mut self) -> &mut [Id] {
+        match self {
+            Action::Read(id) | Action::Item(id) | Action::Drop(id) => std::slice::from_mut(id),
+            Action::Hold(id) | Action::Starve(id) => std::slice::from_mut(id),
+            other => other.several().map_or(&mut [], Vec::as_mut_slice),
+        }
+    }
+
+    /// The nodes that it names, where there may be several.
+    pub fn several(&mut self) -> Option<&mut Vec<Id>> {
+        match self {
+            Action::Eval(ids) | Action::AsyncEval(ids) | Action::Spawn(ids) => Some(ids),
+            Action::Await(ids) | Action::Abandon(ids, _) => Some(ids),
+            _ => None,
+        }
+    }
+
+    /// Whether it makes a future.
+    pub fn is_async(&self) -> bool {
+        matches!(
+            self,
+            Action::Spawn(_) | Action::Await(_) | Action::Abandon(..)
+        )
     }
 }
 
@@ -298,6 +369,28 @@ impl Program {
     /// All actions of all threads.
     pub fn actions(&self) -> impl Iterator<Item = &Action> {
         self.threads.iter().flatten()
+    }
+
+    /// A scope and all that it is within.
+    pub fn scopes_of(&self, scope: Option<usize>) -> impl Iterator<Item = usize> {
+        std::iter::successors(scope, |&scope| self.scopes[scope].parent)
+    }
+
+    /// The most values that a scope ever has room for; `None` where that may be any number.
+    pub fn room(&self, scope: usize) -> Option<usize> {
+        let limits = self.actions().filter_map(|action| match action {
+            &Action::Limit(of, values) if of == scope => Some(values),
+            _ => None,
+        });
+        limits.fold(self.scopes[scope].limit, |most, limit| {
+            Some(most?.max(limit?))
+        })
+    }
+
+    /// Whether a scope ever has a limit.
+    pub fn is_limited(&self, scope: usize) -> bool {
+        let limits = |action: &Action| matches!(action, &Action::Limit(of, Some(_)) if of == scope);
+        self.scopes[scope].limit.is_some() || self.actions().any(limits)
     }
 
     /// For each node whether an action needs it.
@@ -322,18 +415,32 @@ impl Program {
     }
 }
 
+impl fmt::Debug for Terms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "limit {:?}", self.limit)?;
+        if let Some(priority) = self.priority {
+            write!(f, ", {priority:?}")?;
+        }
+        match self.scope {
+            Some(scope) => write!(f, ", scope {scope}"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [rows, columns] = self.shape;
         writeln!(f, "seed {}, values of {rows} x {columns}", self.seed)?;
+        writeln!(f, "  streams {:?}, scopes {:?}", self.streams, self.scopes)?;
         let used = self.used();
         for (id, node) in self.nodes.iter().enumerate().filter(|(id, _)| used[*id]) {
             write!(f, "  n{id} = {:?}", node.op)?;
             if let Some(stream) = node.stream {
                 write!(f, ", stream {stream}")?;
             }
-            if node.limit != Limit::None {
-                write!(f, ", limit {:?}", node.limit)?;
+            if node.terms != Terms::default() {
+                write!(f, ", {:?}", node.terms)?;
             }
             if let Some(Fault { at, how }) = node.fault {
                 write!(f, ", fault {how:?} {at:?}")?;

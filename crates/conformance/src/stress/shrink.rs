@@ -1,6 +1,8 @@
 //! Makes a program that fails smaller, while it still fails.
 
-use super::program::{Action, How, Limit, Op, Program};
+use motet::Priority;
+
+use super::program::{Action, How, Id, Limit, Op, Program, Terms};
 
 /// The smallest program that was found, and how it fails; `None` where `program` does not fail.
 /// `check` says how a program fails.
@@ -55,12 +57,27 @@ fn steps(program: &Program) -> Vec<Program> {
     for (thread, actions) in program.threads.iter().enumerate() {
         for (number, action) in actions.iter().enumerate() {
             step(&|p| drop(p.threads[thread].remove(number)));
-            if let Action::Eval(ids) | Action::AsyncEval(ids) = action
-                && let [first, _, ..] = ids[..]
-            {
-                step(&|p| p.threads[thread][number] = Action::Eval(vec![first]));
-                step(&|p| p.threads[thread][number] = Action::Eval(ids[1..].to_vec()));
+            if action.nodes().len() > 1 {
+                let several = |p: &mut Program, change: &dyn Fn(&mut Vec<Id>)| {
+                    p.threads[thread][number].several().map(change);
+                };
+                step(&|p| several(p, &|ids| ids.truncate(1)));
+                step(&|p| several(p, &|ids| _ = ids.remove(0)));
             }
+            if let Action::Model { terms, .. } = action {
+                for simpler in simpler_terms(terms) {
+                    step(&|p| {
+                        if let Action::Model { terms, .. } = &mut p.threads[thread][number] {
+                            *terms = simpler;
+                        }
+                    });
+                }
+            }
+        }
+    }
+    for stream in 0..program.streams.len() {
+        if program.streams[stream] != Priority::Normal {
+            step(&|p| p.streams[stream] = Priority::Normal);
         }
     }
     let used = program.used();
@@ -84,7 +101,7 @@ fn simpler(program: &Program, id: usize) -> Vec<Program> {
     if !matches!(node.op, Op::Data(_)) && !twin(program) {
         simpler.push(changed(program, |p| {
             p.nodes[id].op = Op::Data(1);
-            p.nodes[id].limit = Limit::None;
+            p.nodes[id].terms = Terms::default();
             p.nodes[id].fault = None;
         }));
         for input in node.op.inputs() {
@@ -98,8 +115,8 @@ fn simpler(program: &Program, id: usize) -> Vec<Program> {
             p.nodes[id].op = Op::Chain(x, depth / 2)
         }));
     }
-    if node.limit != Limit::None {
-        simpler.push(changed(program, |p| p.nodes[id].limit = Limit::None));
+    for terms in simpler_terms(&node.terms) {
+        simpler.push(changed(program, |p| p.nodes[id].terms = terms));
     }
     // What is looked for is not taken away.
     if node.fault.is_some_and(|fault| fault.how != How::Wrong) {
@@ -109,6 +126,21 @@ fn simpler(program: &Program, id: usize) -> Vec<Program> {
         simpler.push(changed(program, |p| p.nodes[id].stream = None));
     }
     simpler
+}
+
+/// Terms that say one thing less.
+fn simpler_terms(terms: &Terms) -> impl Iterator<Item = Terms> {
+    let without = |change: fn(&mut Terms)| {
+        let mut simpler = *terms;
+        change(&mut simpler);
+        (simpler != *terms).then_some(simpler)
+    };
+    let all = [
+        without(|terms| terms.limit = Limit::None),
+        without(|terms| terms.priority = None),
+        without(|terms| terms.scope = None),
+    ];
+    all.into_iter().flatten()
 }
 
 /// Lets whoever uses node `id` use `input` instead.
@@ -129,12 +161,7 @@ fn bypass(program: &mut Program, id: usize, input: usize) {
         }
     }
     for action in program.threads.iter_mut().flatten() {
-        match action {
-            Action::Eval(ids) | Action::AsyncEval(ids) => ids.iter_mut().for_each(replace),
-            Action::Read(x) | Action::Item(x) | Action::Drop(x) | Action::Hold(x) => replace(x),
-            Action::Starve(x) => replace(x),
-            _ => {}
-        }
+        action.nodes_mut().iter_mut().for_each(replace);
     }
 }
 
