@@ -4,6 +4,7 @@ mod bench;
 mod docs;
 mod neighbours;
 mod report;
+mod sanitise;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -80,6 +81,15 @@ enum Task {
         #[arg(long, default_value_t = u64::MAX)]
         programs: u64,
     },
+    /// Run the stress test under a sanitiser. Needs Linux or macOS, the component rust-src, and the
+    /// crates that the standard library is made of, which cargo fetches.
+    Sanitise {
+        /// Which.
+        sanitiser: sanitise::Sanitiser,
+        /// Arguments for `stress`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        stress: Vec<String>,
+    },
     /// Measure the latency of a model alone, beside calls of another one, and while that is loaded.
     Neighbours {
         /// The model that is measured, a .mlxfn file with its sample beside it.
@@ -136,6 +146,7 @@ fn main() -> ExitCode {
             let seed = seed.unwrap_or_else(from_clock);
             conformance::stress::run(seed, threads as usize, time, programs)
         }
+        Task::Sanitise { sanitiser, stress } => sanitise::sanitise(root, sanitiser, &stress),
         Task::Neighbours {
             small,
             large,
