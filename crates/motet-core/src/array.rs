@@ -64,7 +64,7 @@ impl Array {
         executable: Arc<dyn Executable>,
         inputs: &[Array],
         outputs: &[Spec],
-        stream: &Stream,
+        stream: Stream,
         options: Option<&Arc<CallOptions>>,
     ) -> Vec<Array> {
         let recipe = Recipe {
@@ -72,7 +72,7 @@ impl Array {
             inputs: SmallVec::from(inputs),
             options: options.cloned(),
         };
-        let node = Node::lazy(recipe, SmallVec::from(outputs), stream.clone());
+        let node = Node::lazy(recipe, SmallVec::from(outputs), stream);
         let one = Array {
             node: Arc::new(node),
             output: 0,

@@ -62,9 +62,36 @@ enum Owner {
 
 /// Bytes that count as active for a scope, and all above it, until they are given back.
 struct Charge {
-    heap: Arc<Heap>,
+    heap: Home,
     scope: Option<MemoryScope>,
     bytes: usize,
+}
+
+/// The heap that memory came from.
+enum Home {
+    /// That of the process, which is there for ever: references to it would be counted by all threads
+    /// at once, in one place.
+    #[cfg(not(loom))]
+    Process,
+    Other(Arc<Heap>),
+}
+
+impl Home {
+    fn of(heap: &Arc<Heap>) -> Home {
+        #[cfg(not(loom))]
+        if Arc::ptr_eq(heap, self::heap()) {
+            return Home::Process;
+        }
+        Home::Other(Arc::clone(heap))
+    }
+
+    fn heap(&self) -> &Heap {
+        match self {
+            #[cfg(not(loom))]
+            Home::Process => heap(),
+            Home::Other(heap) => heap,
+        }
+    }
 }
 
 // SAFETY: the memory is plain bytes owned by `owner`, which is Send + Sync; shared access is
@@ -136,7 +163,8 @@ impl Drop for Buffer {
             Owner::Heap { block, charge } => {
                 charge.give_back();
                 if let Some(block) = block.take() {
-                    charge.heap.keep(block, charge.scope.take());
+                    let scope = charge.scope.take();
+                    charge.heap.heap().keep(block, scope);
                 }
             }
             Owner::Part { charge, .. } => charge.give_back(),
@@ -147,7 +175,7 @@ impl Drop for Buffer {
 
 impl Charge {
     fn give_back(&self) {
-        let accounts = self.heap.accounts(self.scope.as_ref());
+        let accounts = self.heap.heap().accounts(self.scope.as_ref());
         accounts.for_each(|(_, account)| account.give(self.bytes));
     }
 }
@@ -321,7 +349,7 @@ impl Heap {
         self.accounts(scope.as_ref())
             .for_each(|(_, account)| account.note_peak());
         Ok(Charge {
-            heap: Arc::clone(self),
+            heap: Home::of(self),
             scope,
             bytes,
         })

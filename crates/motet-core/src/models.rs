@@ -94,7 +94,7 @@ fn apply(
     options: &Arc<CallOptions>,
 ) -> Array {
     let spec = Spec::new([], Dtype::Uint32);
-    Array::from_executable(operation, inputs, &[spec], stream, Some(options)).remove(0)
+    Array::from_executable(operation, inputs, &[spec], stream.clone(), Some(options)).remove(0)
 }
 
 fn stream(pool: &Arc<Pool>) -> Stream {
@@ -425,8 +425,14 @@ fn loom_calls_over_a_memory_limit_run_one_at_a_time() {
         let operation: Arc<dyn Executable> = Arc::new(Alone { inside });
         let lazy = |stream: &Stream| {
             let specs = [Spec::new([], Dtype::Uint32)];
-            Array::from_executable(Arc::clone(&operation), &[], &specs, stream, Some(&options))
-                .remove(0)
+            Array::from_executable(
+                Arc::clone(&operation),
+                &[],
+                &specs,
+                stream.clone(),
+                Some(&options),
+            )
+            .remove(0)
         };
         let (x, y) = (lazy(&stream(&pool)), lazy(&stream(&pool)));
         let other = spawn(move || get(&x).unwrap());

@@ -163,7 +163,7 @@ fn graph(streams: &[Stream], token: &CancelToken) -> Vec<Known> {
                 Arc::clone(&operation) as Arc<dyn Executable>,
                 &arrays,
                 &[Spec::new([], Dtype::Uint32), Spec::new([], Dtype::Uint32)],
-                &streams[below(streams.len())],
+                streams[below(streams.len())].clone(),
                 Some(&Arc::new(options)),
             ),
             operation,

@@ -225,7 +225,7 @@ impl Function {
         let stream = self.option(|options| options.stream.as_ref());
         let stream = stream.cloned().map_or_else(current_stream, Ok)?;
         match &self.plans {
-            Some(plans) => self.call_plan(plans, &key, arguments, &stream),
+            Some(plans) => self.call_plan(plans, &key, arguments, stream),
             None => self.call_graph(key.0, &key.1, arguments, &stream),
         }
     }
@@ -324,7 +324,7 @@ impl Function {
         plans: &PlanCache<PlanKey, CompiledCall>,
         key: &PlanKey,
         arguments: &[Array],
-        stream: &Stream,
+        stream: Stream,
     ) -> Result<Vec<Array>> {
         let scope = self.option(|options| options.memory.as_ref());
         let make = || {
@@ -382,7 +382,8 @@ impl Function {
             let outputs: Vec<Spec> = node.outputs.iter().map(|&v| specs[v].clone()).collect();
             let primitive = Arc::new(node.primitive.clone());
             let options = self.options.as_ref();
-            let arrays = Array::from_executable(primitive, inputs, &outputs, stream, options);
+            let arrays =
+                Array::from_executable(primitive, inputs, &outputs, stream.clone(), options);
             Ok(arrays)
         })
     }

@@ -240,7 +240,7 @@ fn dropping_a_future_ends_the_kernel_that_runs_for_it() {
     let spec = motet::Spec::new(motet::Shape::default(), Dtype::Float32);
     let on = stream();
     let operation = Arc::clone(&kernel) as Arc<dyn Executable>;
-    let array = Array::from_executable(operation, &[], &[spec], &on, None).remove(0);
+    let array = Array::from_executable(operation, &[], &[spec], on.clone(), None).remove(0);
     let future = array.eval_async();
     begun.recv().unwrap();
     drop(future);

@@ -41,7 +41,7 @@ fn apply(
     options: &Arc<CallOptions>,
 ) -> Array {
     let spec = Spec::new(Shape::default(), Dtype::Float32);
-    Array::from_executable(operation, inputs, &[spec], on, Some(options)).remove(0)
+    Array::from_executable(operation, inputs, &[spec], on.clone(), Some(options)).remove(0)
 }
 
 fn kind(result: Result<impl Sized>) -> Option<ErrorKind> {

@@ -206,7 +206,7 @@ impl Needy {
     fn call(self: &Arc<Self>, on: &Stream, options: &Arc<CallOptions>) -> Array {
         let operation = Arc::clone(self) as Arc<dyn Executable>;
         let specs = [Spec::new(Shape::default(), Dtype::Float32)];
-        Array::from_executable(operation, &[], &specs, on, Some(options)).remove(0)
+        Array::from_executable(operation, &[], &specs, on.clone(), Some(options)).remove(0)
     }
 }
 

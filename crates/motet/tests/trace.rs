@@ -221,7 +221,7 @@ fn a_wait_for_a_core_is_recorded() {
             let operation = Arc::clone(yields) as Arc<dyn Executable>;
             let specs = [x.spec().clone()];
             let inputs = [x.clone()];
-            let last = Array::from_executable(operation, &inputs, &specs, &slow, None);
+            let last = Array::from_executable(operation, &inputs, &specs, slow.clone(), None);
             eval(&[note, last[0].clone()]).unwrap();
         });
         wait.recv().unwrap();
@@ -305,6 +305,8 @@ fn the_json_has_the_events() {
 
 #[test]
 fn errors_say_the_functions_name() {
+    // It imports, which may wait for a core, and then is in the recording of others.
+    let _turn = one_at_a_time();
     let x = Array::from_slice(&[1.0f32; 3], [3]).unwrap();
     let imported = model("tiny", true).function;
     let error = imported.call(std::slice::from_ref(&x)).unwrap_err();

@@ -89,7 +89,7 @@ impl Injected {
             operation,
             inputs,
             &outputs,
-            stream,
+            stream.clone(),
             Some(&Arc::new(options)),
         ))
     }

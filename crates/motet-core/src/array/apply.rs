@@ -61,7 +61,7 @@ fn apply_recorded(
         Arc::new(primitive),
         inputs,
         &outputs,
-        &stream,
+        stream,
         None,
     ))
 }

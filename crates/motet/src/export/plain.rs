@@ -57,7 +57,11 @@ pub(crate) fn plain(graph: &Arc<Graph>) -> Result<Arc<Graph>> {
             }
             let primitive = Arc::new(node.primitive.clone());
             Ok(Array::from_executable(
-                primitive, inputs, &outputs, stream, None,
+                primitive,
+                inputs,
+                &outputs,
+                stream.clone(),
+                None,
             ))
         })
     })?;

@@ -86,7 +86,7 @@ impl Watched {
     pub fn outputs(self: &Arc<Self>, count: usize, inputs: &[Array], on: &Stream) -> Vec<Array> {
         let specs = vec![Spec::new(Shape::default(), Dtype::Float32); count];
         let operation = Arc::clone(self) as Arc<dyn Executable>;
-        Array::from_executable(operation, inputs, &specs, on, None)
+        Array::from_executable(operation, inputs, &specs, on.clone(), None)
     }
 
     /// The one lazy output.
