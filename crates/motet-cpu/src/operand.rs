@@ -283,6 +283,11 @@ impl<const N: usize> Walk<N> {
         Walk { dims }
     }
 
+    /// The dimensions, each with its steps; those that are one in memory are one here.
+    pub(crate) fn dims(&self) -> &[(usize, [isize; N])] {
+        &self.dims
+    }
+
     /// The number of elements.
     pub(crate) fn len(&self) -> usize {
         self.dims.iter().map(|&(dim, _)| dim).product()

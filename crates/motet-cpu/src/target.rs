@@ -10,7 +10,7 @@ use motet_core::shape::{Layout, Spec};
 use smallvec::SmallVec;
 
 use crate::convert::Float32Like;
-use crate::elementwise::{Memory, Prepared};
+use crate::elementwise::{Memory, Part, Prepared, Sums};
 use crate::operand::{Output, address};
 use crate::scratch::with_scratch;
 use crate::simd::Simd;
@@ -186,23 +186,21 @@ pub(crate) struct BoundEpilogue<'a> {
 unsafe impl Sync for BoundEpilogue<'_> {}
 
 impl BoundEpilogue<'_> {
-    /// As [`BoundTarget::store`].
-    unsafe fn run(&self, start: usize, sums: &[f32]) {
-        assert!(start + sums.len() <= self.program.len());
-        let mut inputs = self.inputs.clone();
-        // The program counts elements from the start of the result.
-        inputs[0] = sums.as_ptr().wrapping_sub(start).cast();
+    /// Runs the program on the sums of some elements.
+    ///
+    /// # Safety
+    /// The part's sums are those of its elements, which no other thread stores.
+    unsafe fn run(&self, part: Part) {
+        let last = part.start + part.rows.saturating_sub(1) * part.row + part.columns;
+        assert!(last <= self.program.len());
         let memory = Memory {
-            inputs: &inputs,
+            inputs: &self.inputs,
             outputs: &self.outputs,
         };
         with_scratch(self.program.scratch_bytes(), |scratch| {
-            // SAFETY: `bind` found all elements of the operands, the sums are those of the range,
-            // and by this function's contract nobody else stores them.
-            unsafe {
-                self.program
-                    .run(&memory, scratch, start..start + sums.len())
-            }
+            // SAFETY: `bind` found all elements of the operands, and by this function's contract the
+            // sums are there and nobody else stores the results.
+            unsafe { self.program.run(&memory, scratch, part) }
         });
     }
 }
@@ -229,7 +227,38 @@ impl BoundTarget<'_> {
                 BoundTarget::Float32(out) => out.part(range).copy_from_slice(sums),
                 BoundTarget::Float16(out) => f16::narrow(sums, out.part(range)),
                 BoundTarget::Bfloat16(out) => bf16::narrow(sums, out.part(range)),
-                BoundTarget::Program(program) => program.run(start, sums),
+                BoundTarget::Program(program) => {
+                    program.run(Part::neighbours(start, sums.len(), Some(sums.as_ptr())))
+                }
+            }
+        }
+    }
+
+    /// Stores the sums of `columns` neighbours of some rows of a result with rows of `n` elements, one
+    /// row of sums after the other; the first one is the element with the row-major number `start`.
+    ///
+    /// # Safety
+    /// No other thread stores any of these elements.
+    pub(crate) unsafe fn store_rows(&self, start: usize, n: usize, sums: &[f32], columns: usize) {
+        // SAFETY: by this function's contract.
+        unsafe {
+            if let BoundTarget::Program(program) = self {
+                program.run(Part {
+                    start,
+                    rows: sums.len() / columns,
+                    columns,
+                    row: n,
+                    sums: Some(Sums {
+                        address: sums.as_ptr(),
+                        step: columns,
+                    }),
+                });
+            } else if columns == n {
+                self.store(start, sums);
+            } else {
+                for (i, sums) in sums.chunks_exact(columns).enumerate() {
+                    self.store(start + i * n, sums);
+                }
             }
         }
     }

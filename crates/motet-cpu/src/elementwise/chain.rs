@@ -56,79 +56,83 @@ pub(super) struct Link {
     pub(super) address: *mut u8,
     /// Bytes from an element to the next: 0 for what is the same for all blocks.
     pub(super) step: usize,
+    /// Bytes from a row to the next.
+    pub(super) row_step: usize,
     /// Whether one element stands for all.
     pub(super) scalar: bool,
     /// A block of float32 in between, for conversions.
     pub(super) block: *mut f32,
 }
 
-/// Runs a chain for `len` elements.
+/// Runs a chain for `len` elements of each of some rows.
 ///
 /// # Safety
-/// Addresses are valid for `len` elements (one, where that stands for all; [`BLOCK`], where the step is
-/// 0 otherwise), for reading or, where the link stores, for writing; what is read was initialised, by
-/// an earlier link if not before. Those of `Stream` are aligned to 64. No element is stored where
-/// another one is read.
-pub(super) unsafe fn run(simd: Simd, links: &[Link], len: usize) {
+/// Addresses are valid for `len` elements of each row (one, where that stands for all; [`BLOCK`], where
+/// the step is 0 otherwise), for reading or, where the link stores, for writing; what is read was
+/// initialised, by an earlier link if not before. Those of `Stream` are aligned to 64. No element is
+/// stored where another one is read.
+pub(super) unsafe fn run(simd: Simd, links: &[Link], rows: usize, len: usize) {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn avx2(links: &[Link], len: usize) {
+    unsafe fn avx2(links: &[Link], rows: usize, len: usize) {
         // SAFETY: the caller's contract; the processor has what the vectors need.
-        unsafe { all::<std::arch::x86_64::__m256, 8>(links, len) }
+        unsafe { all::<std::arch::x86_64::__m256, 8>(links, rows, len) }
     }
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512vl,avx512bw,avx512dq")]
-    unsafe fn avx512(links: &[Link], len: usize) {
+    unsafe fn avx512(links: &[Link], rows: usize, len: usize) {
         // SAFETY: as above.
-        unsafe { all::<std::arch::x86_64::__m512, 8>(links, len) }
+        unsafe { all::<std::arch::x86_64::__m512, 8>(links, rows, len) }
     }
     // SAFETY: the contract is the same, and `simd` says what the processor has.
     unsafe {
         match simd {
-            Simd::Portable => all::<f32, 32>(links, len),
+            Simd::Portable => all::<f32, 32>(links, rows, len),
             #[cfg(target_arch = "x86_64")]
-            Simd::Avx2 => avx2(links, len),
+            Simd::Avx2 => avx2(links, rows, len),
             #[cfg(target_arch = "x86_64")]
-            Simd::Avx512 => avx512(links, len),
+            Simd::Avx512 => avx512(links, rows, len),
         }
     }
 }
 
-/// Blocks of `N` vectors, then single vectors, then single elements.
+/// In each row blocks of `N` vectors, then single vectors, then single elements.
 ///
 /// # Safety
 /// As for [`run`], on a processor that has `V`.
 #[inline(always)]
-unsafe fn all<V: Lanes, const N: usize>(links: &[Link], len: usize) {
+unsafe fn all<V: Lanes, const N: usize>(links: &[Link], rows: usize, len: usize) {
     const { assert!(N * V::WIDTH <= BLOCK) };
-    let mut at = 0;
-    // SAFETY: by this function's contract, for elements up to `len`.
-    unsafe {
-        while len - at >= N * V::WIDTH {
-            block::<V, N>(links, at);
-            at += N * V::WIDTH;
-        }
-        while len - at >= V::WIDTH {
-            block::<V, 1>(links, at);
-            at += V::WIDTH;
-        }
-        while at < len {
-            block::<f32, 1>(links, at);
-            at += 1;
+    for row in 0..rows {
+        let mut at = 0;
+        // SAFETY: by this function's contract, for elements up to `len`.
+        unsafe {
+            while len - at >= N * V::WIDTH {
+                block::<V, N>(links, row, at);
+                at += N * V::WIDTH;
+            }
+            while len - at >= V::WIDTH {
+                block::<V, 1>(links, row, at);
+                at += V::WIDTH;
+            }
+            while at < len {
+                block::<f32, 1>(links, row, at);
+                at += 1;
+            }
         }
     }
 }
 
-/// Takes `N` vectors, from element `at` on, through all links.
+/// Takes `N` vectors, from element `at` of a row on, through all links.
 ///
 /// # Safety
 /// As for [`all`]; the elements are there.
 #[inline(always)]
-unsafe fn block<V: Lanes, const N: usize>(links: &[Link], at: usize) {
+unsafe fn block<V: Lanes, const N: usize>(links: &[Link], row: usize, at: usize) {
     let mut value = [V::splat(0.0); N];
     for link in links {
         // SAFETY: by this function's contract the operand has an element of this number.
-        let address = unsafe { link.address.add(at * link.step) };
+        let address = unsafe { link.address.add(row * link.row_step + at * link.step) };
         macro_rules! each {
             (|$x:ident| $result:expr) => {
                 value.iter_mut().for_each(|value| {

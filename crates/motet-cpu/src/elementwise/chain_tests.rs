@@ -7,8 +7,9 @@ use motet_core::program::{Binary, Instruction, Program, Unary};
 use motet_core::shape::{Layout, Spec};
 use motet_core::tensor::Tensor;
 
-use super::{Elementwise, Prepared};
+use super::{Elementwise, Memory, Part, Prepared, Sums};
 use crate::lanes::Lanes;
+use crate::scratch::with_scratch;
 use crate::simd::Simd;
 use crate::testing::{launch, noise, tensor, values};
 
@@ -136,7 +137,9 @@ fn random_programs_compute_what_an_interpreter_does() {
     let mut dice = Dice(1);
     for round in 0..400 {
         let program = program(&mut dice);
-        let len = [1, 7, 65, 200, 1024, 1500][dice.roll(6)];
+        let rows = [1, 1, 2, 23][dice.roll(4)];
+        let columns = [1, 7, 65, 200, 1024, 1500][dice.roll(6)];
+        let (len, shape) = (rows * columns, [rows, columns]);
         let mut inputs = Vec::new();
         for (index, &dtype) in program.inputs.iter().enumerate() {
             let mut data: Vec<f32> = noise(len, index as u64 + round);
@@ -144,35 +147,97 @@ fn random_programs_compute_what_an_interpreter_does() {
                 data[dice.roll(len)] = special;
             }
             let mut x = floats(&data, dtype);
-            if index == 3 {
-                x.layout.strides[0] = 0;
+            x.layout = Spec::new(shape, dtype).layout();
+            match index {
+                2 => x.layout.strides[0] = 0,
+                3 => x.layout.strides = smallvec::smallvec![0, 0],
+                _ => {}
             }
             inputs.push(x);
         }
         let layouts: Vec<Layout> = inputs.iter().map(|x| x.layout.clone()).collect();
-        let spec = |output| Spec::new([len], program.output_dtype(output));
+        let spec = |output| Spec::new(shape, program.output_dtype(output));
         let specs: Vec<Spec> = (0..program.outputs.len()).map(spec).collect();
         let results: Vec<Layout> = specs.iter().map(Spec::layout).collect();
         let data: Vec<Vec<f32>> = inputs.iter().map(wide).collect();
         let element = |i| interpret(&program, &data.iter().map(|x| x[i]).collect::<Vec<_>>());
         let want: Vec<Vec<f32>> = (0..len).map(element).collect();
         for simd in Simd::all() {
+            let check = |got: Vec<Vec<f32>>, how: &str| {
+                for (i, want) in want.iter().enumerate() {
+                    for (got, want) in got.iter().map(|got| got[i]).zip(want) {
+                        let same =
+                            got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan());
+                        assert!(
+                            same,
+                            "{simd:?} {how} {i} of {rows} x {columns}: {got} {want} in {program}"
+                        );
+                    }
+                }
+            };
             let prepared = Prepared::new(&program, &layouts, &results, simd).unwrap();
             let step = Elementwise::new(prepared, &layouts, &results);
             let inputs: Vec<&Tensor> = inputs.iter().collect();
-            let got: Vec<Vec<f32>> = launch(&step, &inputs, &specs)
-                .unwrap()
-                .iter()
-                .map(wide)
-                .collect();
-            for (i, want) in want.iter().enumerate() {
-                for (got, want) in got.iter().map(|got| got[i]).zip(want) {
-                    let same = got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan());
-                    assert!(same, "{simd:?} {i} of {len}: {got} {want} in {program}");
-                }
-            }
+            let got = launch(&step, &inputs, &specs).unwrap();
+            check(got.iter().map(wide).collect(), "whole");
+            let got = in_parts(&mut dice, &program, simd, &inputs, &data[0], shape);
+            check(got, "in parts");
         }
     }
+}
+
+/// The program's results, computed for some rows and columns after others, with the elements of input 0
+/// side by side in float32.
+fn in_parts(
+    dice: &mut Dice,
+    program: &Program,
+    simd: Simd,
+    inputs: &[&Tensor],
+    first: &[f32],
+    [rows, columns]: [usize; 2],
+) -> Vec<Vec<f32>> {
+    let mut layouts: Vec<Layout> = inputs.iter().map(|x| x.layout.clone()).collect();
+    layouts[0] = Spec::new([rows, columns], Dtype::Float32).layout();
+    let spec = |output| Spec::new([rows, columns], program.output_dtype(output));
+    let specs: Vec<Spec> = (0..program.outputs.len()).map(spec).collect();
+    let results: Vec<Layout> = specs.iter().map(Spec::layout).collect();
+    let prepared = Prepared::new(program, &layouts, &results, simd).unwrap();
+    let addresses: Vec<*const u8> = inputs
+        .iter()
+        .map(|x| x.buffer.as_ptr().cast_const())
+        .collect();
+    let zeros = |spec: &Spec| floats(&vec![0.0; rows * columns], spec.dtype);
+    let outputs: Vec<Tensor> = specs.iter().map(zeros).collect();
+    let results: Vec<*mut u8> = outputs.iter().map(|x| x.buffer.as_ptr()).collect();
+    let memory = Memory {
+        inputs: &addresses,
+        outputs: &results,
+    };
+    let (tall, wide_part) = (1 + dice.roll(rows), 1 + dice.roll(columns));
+    for row in (0..rows).step_by(tall) {
+        for column in (0..columns).step_by(wide_part) {
+            let (tall, wide) = (tall.min(rows - row), wide_part.min(columns - column));
+            let sums: Vec<f32> = (row..row + tall)
+                .flat_map(|row| &first[row * columns + column..][..wide])
+                .copied()
+                .collect();
+            let part = Part {
+                start: row * columns + column,
+                rows: tall,
+                columns: wide,
+                row: columns,
+                sums: Some(Sums {
+                    address: sums.as_ptr(),
+                    step: wide,
+                }),
+            };
+            with_scratch(prepared.scratch_bytes(), |scratch| {
+                // SAFETY: the part's elements are in the sums and the tensors, which are whole.
+                unsafe { prepared.run(&memory, scratch, part) }
+            });
+        }
+    }
+    outputs.iter().map(wide).collect()
 }
 
 #[test]

@@ -23,6 +23,9 @@ pub(super) struct Open {
 /// The most links that an instruction and the stores before it take.
 const LINKS_OF_ONE: usize = 6;
 
+/// The operand of an operation that has none.
+const NOWHERE: Place = Place::Slot { number: 0, size: 0 };
+
 /// The most links of a chain that is memory's to wait for, not the processor's.
 const FEW_LINKS: usize = 6;
 
@@ -43,7 +46,7 @@ impl Planner<'_> {
                     _ => return false,
                 };
                 self.take_up(a, register);
-                self.link(op, Place::Slot(0), 0);
+                self.link(op, NOWHERE, 0);
             }
             Instruction::Binary(op, a, b) => {
                 let Some((forward, backward)) = links_of(op) else {
@@ -56,7 +59,7 @@ impl Planner<'_> {
                 let (first, second) = if swap { (b, a) } else { (a, b) };
                 self.take_up(first, register);
                 if self.root[a] == self.root[b] && op == Binary::Mul {
-                    self.link(Op::Square, Place::Slot(0), 0);
+                    self.link(Op::Square, NOWHERE, 0);
                 } else {
                     self.operand_link(if swap { backward } else { forward }, second);
                 }
@@ -65,7 +68,8 @@ impl Planner<'_> {
             Instruction::Cast(a) if dtype.is_half() => {
                 self.take_up(a, register);
                 let (narrow, widen) = conversions(dtype);
-                let (block, half) = (self.block(), Place::Slot(self.slots.take()));
+                let number = self.slots.take();
+                let (block, half) = (self.block(), Place::Slot { number, size: 2 });
                 self.link(Op::Store, block, 0);
                 self.link(narrow, half, 0);
                 self.link(widen, half, 0);
@@ -205,9 +209,10 @@ impl Planner<'_> {
                     (Place::Scalar(index), 0)
                 } else if constant {
                     (self.place(register), 0)
-                } else if dtype.is_half() && self.inputs[index].is_contiguous() {
-                    let size = dtype.size();
-                    self.link(conversions(dtype).1, Place::Input { index, size }, size);
+                } else if dtype.is_half()
+                    && let Some(place) = self.in_memory(index)
+                {
+                    self.link(conversions(dtype).1, place, dtype.size());
                     (self.block(), 0)
                 } else {
                     (self.place(register), 4)
@@ -246,7 +251,8 @@ impl Planner<'_> {
     /// The slot of the block in between.
     fn block(&mut self) -> Place {
         let slots = &mut self.slots;
-        Place::Slot(*self.block.get_or_insert_with(|| slots.take_forever()))
+        let number = *self.block.get_or_insert_with(|| slots.take_forever());
+        Place::Slot { number, size: 4 }
     }
 
     fn open_chain(&mut self) -> &mut Open {

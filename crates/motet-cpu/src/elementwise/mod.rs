@@ -27,7 +27,7 @@ use smallvec::SmallVec;
 use crate::operand::Extent;
 use crate::scratch::with_scratch;
 use crate::simd::Simd;
-pub(crate) use prepared::{Memory, Prepared};
+pub(crate) use prepared::{Memory, Part, Prepared, Sums};
 
 /// Any strides will do.
 pub(crate) fn accepts(_kernel: &Kernel, _index: usize, _layout: &Layout) -> bool {
@@ -108,11 +108,11 @@ impl Step for Elementwise {
             .pool
             .for_each_tile(tiles, self.region_tile_ns, &|tile| {
                 let start = tile * self.region_tile;
-                let range = start..len.min(start + self.region_tile);
+                let part = Part::neighbours(start, self.region_tile.min(len - start), None);
                 with_scratch(self.prepared.scratch_bytes(), |scratch| {
                     // SAFETY: `address` found all elements inside of their buffers, the outputs
                     // overlap no input, and this thread alone writes this tile of them.
-                    unsafe { self.prepared.run(&memory, scratch, range) }
+                    unsafe { self.prepared.run(&memory, scratch, part) }
                 });
             });
         Ok(())

@@ -74,6 +74,7 @@ pub(super) fn plan(
         // One more line, so that slots do not compete for the same sets of the cache.
         slot_bytes: tile_bytes.next_multiple_of(64) + 64,
         len,
+        row: planner.row,
         cost_ps: planner.cost_ps,
     })
 }
@@ -119,6 +120,8 @@ pub(super) struct Planner<'a> {
     pub(super) inputs: &'a [Layout],
     /// Whether each input has one value for all elements.
     scalars: Short<bool>,
+    /// The elements of the row that inputs repeat.
+    row: Option<usize>,
     simd: Simd,
     /// For each register the one that holds its value: another where a cast changes nothing.
     pub(super) root: Short<Register>,
@@ -177,6 +180,7 @@ impl<'a> Planner<'a> {
             program,
             inputs,
             scalars: inputs.iter().map(is_scalar).collect(),
+            row: inputs.iter().find_map(repeated_row),
             simd,
             root,
             last_use,
@@ -214,7 +218,8 @@ impl<'a> Planner<'a> {
                 let result = self.result(register);
                 if dtype.is_half() {
                     // Through the half type, to round.
-                    let half = Place::Slot(self.slots.take());
+                    let number = self.slots.take();
+                    let half = Place::Slot { number, size: 2 };
                     self.run(cast::cast(from, dtype), [operand; 3], result, 200);
                     self.run(narrow(dtype, self.simd), [result; 3], half, 200);
                     self.run(widen(dtype, self.simd), [half; 3], result, 200);
@@ -312,13 +317,13 @@ impl<'a> Planner<'a> {
         let place = match instruction {
             Instruction::Input(index) => self.load(index, self.is_constant(register)),
             Instruction::Constant(value) => {
-                let slot = self.slots.take_forever();
+                let (slot, size) = (self.slots.take_forever(), register_size(dtype));
                 self.once.push(Action::Fill {
                     value: cast::constant(value, dtype),
-                    size: register_size(dtype),
+                    size,
                     slot,
                 });
-                Place::Slot(slot)
+                Place::Slot { number: slot, size }
             }
             _ => unreachable!("operands are earlier registers, and those were computed"),
         };
@@ -339,8 +344,8 @@ impl<'a> Planner<'a> {
     fn load(&mut self, index: usize, constant: bool) -> Place {
         let layout = &self.inputs[index];
         let size = layout.dtype.size();
-        let memory = if layout.is_contiguous() && !constant {
-            Place::Input { index, size }
+        let memory = if !constant && let Some(place) = self.in_memory(index) {
+            place
         } else {
             let slot = self.new_slot(constant);
             let walk = Walk::of(layout);
@@ -351,12 +356,13 @@ impl<'a> Planner<'a> {
                 walk,
                 slot,
             });
-            Place::Slot(slot)
+            Place::Slot { number: slot, size }
         };
         if !layout.dtype.is_half() {
             return memory;
         }
-        let wide = Place::Slot(self.new_slot(constant));
+        let number = self.new_slot(constant);
+        let wide = Place::Slot { number, size: 4 };
         let run = widen(layout.dtype, self.simd);
         self.actions(constant).push(Action::Run {
             run,
@@ -368,6 +374,17 @@ impl<'a> Planner<'a> {
             self.free(memory);
         }
         wide
+    }
+
+    /// Where an input's elements are as a program wants them: neighbours, at least within a row.
+    pub(super) fn in_memory(&self, index: usize) -> Option<Place> {
+        let layout = &self.inputs[index];
+        let size = layout.dtype.size();
+        if layout.is_contiguous() {
+            return Some(Place::Input { index, size });
+        }
+        (self.row.is_some() && repeated_row(layout) == self.row)
+            .then_some(Place::Row { index, size })
     }
 
     fn new_slot(&mut self, constant: bool) -> usize {
@@ -401,15 +418,18 @@ impl<'a> Planner<'a> {
                 let size = dtype.size();
                 Place::Output { index, size }
             }
-            None => Place::Slot(self.slots.take()),
+            None => {
+                let (number, size) = (self.slots.take(), register_size(dtype));
+                Place::Slot { number, size }
+            }
         };
         self.places[register] = Some(place);
         place
     }
 
     pub(super) fn free(&mut self, place: Place) {
-        if let Place::Slot(slot) = place {
-            self.slots.free.push(slot);
+        if let Place::Slot { number, .. } = place {
+            self.slots.free.push(number);
         }
     }
 
@@ -420,6 +440,17 @@ impl<'a> Planner<'a> {
             operands,
             result,
         });
+    }
+}
+
+/// The fewest elements of a row that are worth a loop of their own: shorter ones are put side by side.
+const SHORT_ROW: usize = 64;
+
+/// The elements of the row that is all that an input has, again and again.
+fn repeated_row(layout: &Layout) -> Option<usize> {
+    match Walk::of(layout).dims() {
+        &[(_, [0]), (row, [1])] if row >= SHORT_ROW => Some(row),
+        _ => None,
     }
 }
 

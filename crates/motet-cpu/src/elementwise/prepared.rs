@@ -1,10 +1,8 @@
 //! A prepared program: what is done to each tile, and where its values are.
 //!
-//! It runs on any part of its elements, given the addresses of its operands and a scratch buffer:
+//! It runs on any [`Part`] of its elements, given the addresses of its operands and a scratch buffer:
 //! the step of a program of its own runs all parts, another kernel runs the parts that it has just
 //! computed.
-
-use std::ops::Range;
 
 use motet_core::error::Result;
 use motet_core::program::Program;
@@ -25,8 +23,10 @@ pub(super) enum Place {
     Input { index: usize, size: usize },
     /// In an output's memory, at the tile's position; elements of this size.
     Output { index: usize, size: usize },
-    /// In a slot of the scratch buffer, from its start.
-    Slot(usize),
+    /// In a row that an input repeats, at the tile's column; elements of this size.
+    Row { index: usize, size: usize },
+    /// In a slot of the scratch buffer, from its start; elements of this size.
+    Slot { number: usize, size: usize },
     /// The one float32 of an input that has it for all elements.
     Scalar(usize),
     /// One of the program's float32 constants.
@@ -88,6 +88,8 @@ pub(crate) struct Prepared {
     pub(super) slot_bytes: usize,
     /// Elements in all.
     pub(super) len: usize,
+    /// The elements of a row, if inputs repeat one.
+    pub(super) row: Option<usize>,
     pub(super) cost_ps: usize,
 }
 
@@ -102,6 +104,67 @@ pub(crate) struct Memory<'a> {
 
 // SAFETY: inputs are only read, and each thread writes its own tiles of the outputs.
 unsafe impl Sync for Memory<'_> {}
+
+/// Elements to run a program for: `columns` neighbours of each of some rows. Element (i, j) has the
+/// row-major number `start + i * row + j`.
+#[derive(Clone, Copy)]
+pub(crate) struct Part {
+    pub(crate) start: usize,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) row: usize,
+    /// Where input 0 is, if it is not in memory as a whole.
+    pub(crate) sums: Option<Sums>,
+}
+
+/// The elements of a part that another kernel has just computed.
+#[derive(Clone, Copy)]
+pub(crate) struct Sums {
+    /// The first element.
+    pub(crate) address: *const f32,
+    /// From a row to the next.
+    pub(crate) step: usize,
+}
+
+impl Part {
+    /// Elements that follow each other.
+    pub(crate) fn neighbours(start: usize, len: usize, sums: Option<*const f32>) -> Part {
+        Part {
+            start,
+            rows: 1,
+            columns: len,
+            row: len,
+            sums: sums.map(|address| Sums { address, step: len }),
+        }
+    }
+
+    /// Some rows and columns of these.
+    fn within(self, row: usize, rows: usize, column: usize, columns: usize) -> Part {
+        let sums = |Sums { address, step }| Sums {
+            address: address.wrapping_add(row * step + column),
+            step,
+        };
+        Part {
+            start: self.start + row * self.row + column,
+            rows,
+            columns,
+            sums: self.sums.map(sums),
+            ..self
+        }
+    }
+
+    /// `rows` rows of this length instead of a single one, from a column on.
+    fn folded(self, row: usize, rows: usize, column: usize) -> Part {
+        let sums = |sums| Sums { step: row, ..sums };
+        let part = self.within(0, 1, column, row);
+        Part {
+            rows,
+            row,
+            sums: part.sums.map(sums),
+            ..part
+        }
+    }
+}
 
 impl Prepared {
     /// Makes a program ready for inputs and outputs of these layouts, the outputs row-major. An input
@@ -134,52 +197,100 @@ impl Prepared {
         self.slots * self.slot_bytes
     }
 
-    /// Runs the program for the elements with these row-major numbers.
+    /// Runs the program for some elements.
     ///
     /// # Safety
-    /// The range is within `len()`. Its elements are where `memory` and the layouts say, aligned;
-    /// those of the inputs are initialised. `scratch` has `scratch_bytes()` bytes, aligned to 64.
-    /// Nobody else uses the scratch memory or these elements of the outputs, and no output overlaps
-    /// an input.
-    pub(crate) unsafe fn run(&self, memory: &Memory<'_>, scratch: *mut u8, range: Range<usize>) {
+    /// The part's elements have numbers below `len()`. They are where `memory`, the part and the layouts
+    /// say, aligned; those of the inputs are initialised. `scratch` has `scratch_bytes()` bytes, aligned
+    /// to 64. Nobody else uses the scratch memory or these elements of the outputs, and no output
+    /// overlaps an input.
+    pub(crate) unsafe fn run(&self, memory: &Memory<'_>, scratch: *mut u8, part: Part) {
         for action in &self.once {
+            let part = Part::neighbours(0, TILE.min(self.len), None);
             // SAFETY: by this function's contract; what is done once fills slots from scalars and
             // constants.
-            unsafe { self.act(action, memory, scratch, 0, TILE.min(self.len)) }
+            unsafe { self.act(action, memory, scratch, &part) }
         }
-        let Range { start, end } = range;
-        for tile in (start..end).step_by(TILE) {
-            for action in &self.each {
-                // SAFETY: by this function's contract.
-                unsafe { self.act(action, memory, scratch, tile, TILE.min(end - tile)) }
+        let tiles = |part: Part| {
+            // SAFETY: these are elements of the part's.
+            self.tiles(part, &|tile| unsafe {
+                for action in &self.each {
+                    self.act(action, memory, scratch, &tile);
+                }
+            });
+        };
+        match self.row {
+            Some(row) if part.rows == 1 || part.row != row => {
+                for number in 0..part.rows {
+                    in_rows(part.within(number, 1, 0, part.columns), row, tiles);
+                }
             }
+            _ => tiles(part),
         }
         if self.streams {
             fence();
         }
     }
 
-    /// Does one action for `len` elements from number `start` on.
+    /// Cuts a part into tiles of at most [`TILE`] elements.
+    #[inline(always)]
+    fn tiles(&self, part: Part, run: &impl Fn(Part)) {
+        let Part { rows, columns, .. } = part;
+        let gap = part.row != columns || part.sums.is_some_and(|sums| sums.step != columns);
+        if rows > 1 && !gap && self.row.is_none() {
+            return self.tiles(
+                Part::neighbours(
+                    part.start,
+                    rows * columns,
+                    part.sums.map(|sums| sums.address),
+                ),
+                run,
+            );
+        }
+        let (tall, wide) = ((TILE / columns.max(1)).max(1), columns.min(TILE));
+        for row in (0..rows).step_by(tall) {
+            for column in (0..columns).step_by(wide.max(1)) {
+                let (rows, columns) = (tall.min(rows - row), wide.min(columns - column));
+                run(part.within(row, rows, column, columns));
+            }
+        }
+    }
+
+    /// Does one action for the elements of a part.
     ///
     /// # Safety
-    /// As for [`run`](Prepared::run); `len` is at most [`TILE`].
-    unsafe fn act(
-        &self,
-        action: &Action,
-        memory: &Memory<'_>,
-        scratch: *mut u8,
-        start: usize,
-        len: usize,
-    ) {
-        let slot = |slot: usize| scratch.wrapping_add(slot * self.slot_bytes);
-        let find = |place| match place {
-            Place::Input { index, size } => {
-                memory.inputs[index].cast_mut().wrapping_add(start * size)
+    /// As for [`run`](Prepared::run); the part has at most [`TILE`] elements.
+    unsafe fn act(&self, action: &Action, memory: &Memory<'_>, scratch: *mut u8, part: &Part) {
+        let Part {
+            start,
+            rows,
+            columns,
+            row,
+            sums,
+        } = *part;
+        let slot = |number: usize| scratch.wrapping_add(number * self.slot_bytes);
+        // The first element's address, and the bytes from a row to the next.
+        let find = |place| match (place, sums) {
+            (Place::Input { index: 0, size }, Some(sums)) => {
+                (sums.address.cast_mut().cast(), sums.step * size)
             }
-            Place::Output { index, size } => memory.outputs[index].wrapping_add(start * size),
-            Place::Slot(number) => slot(number),
-            Place::Scalar(index) => memory.inputs[index].cast_mut(),
-            Place::Constant(index) => (&raw const self.constants[index]).cast_mut().cast(),
+            (Place::Input { index, size }, _) => {
+                let first = memory.inputs[index].cast_mut();
+                (first.wrapping_add(start * size), row * size)
+            }
+            (Place::Output { index, size }, _) => {
+                (memory.outputs[index].wrapping_add(start * size), row * size)
+            }
+            (Place::Row { index, size }, _) => {
+                let column = start % self.row.unwrap_or(1);
+                let first = memory.inputs[index].cast_mut();
+                (first.wrapping_add(column * size), 0)
+            }
+            (Place::Slot { number, size }, _) => (slot(number), columns * size),
+            (Place::Scalar(index), _) => (memory.inputs[index].cast_mut(), 0),
+            (Place::Constant(index), _) => {
+                ((&raw const self.constants[index]).cast_mut().cast(), 0)
+            }
         };
         match action {
             Action::Run {
@@ -187,30 +298,37 @@ impl Prepared {
                 operands,
                 result,
             } => {
-                let operands = operands.map(|place| find(place).cast_const());
-                // SAFETY: the plan chose the loop by the registers' types, defined its operands
-                // before it, and gave the result a place of its own.
-                unsafe { run(operands, find(*result), len) }
+                let places = operands.map(find);
+                let (result, step) = find(*result);
+                for row in 0..rows {
+                    let operands =
+                        places.map(|(first, step)| first.wrapping_add(row * step).cast_const());
+                    // SAFETY: the plan chose the loop by the registers' types, defined its operands
+                    // before it, and gave the result a place of its own.
+                    unsafe { run(operands, result.wrapping_add(row * step), columns) }
+                }
             }
             Action::Chain { links, block } => {
                 let block = slot(*block).cast();
                 let mut found = SmallVec::<[Link; MAX_LINKS]>::new();
                 for link in links {
-                    let address = find(link.place);
+                    let (address, row_step) = find(link.place);
                     found.push(Link {
                         op: match link.op {
-                            Op::Stream if address.addr() % 64 != 0 => Op::Store,
+                            Op::Stream if (address.addr() | row_step) % 64 != 0 => Op::Store,
                             op => op,
                         },
                         address,
                         step: link.step,
+                        // What is the same for all blocks is so for all rows.
+                        row_step: if link.step == 0 { 0 } else { row_step },
                         scalar: link.scalar,
                         block,
                     });
                 }
                 // SAFETY: as above; constants are one element, which the links say, and blocks are
                 // in slots of their own.
-                unsafe { chain::run(self.simd, &found, len) }
+                unsafe { chain::run(self.simd, &found, rows, columns) }
             }
             Action::Gather {
                 input,
@@ -218,15 +336,21 @@ impl Prepared {
                 walk,
                 slot: to,
             } => {
-                let (from, to) = (memory.inputs[*input], slot(*to));
-                // SAFETY: the walk addresses elements of the input, and the slot has room for a
-                // tile.
-                unsafe {
-                    match size {
-                        1 => gather::<u8>(walk, from, to, start, len),
-                        2 => gather::<u16>(walk, from, to, start, len),
-                        4 => gather::<u32>(walk, from, to, start, len),
-                        _ => gather::<[u32; 2]>(walk, from, to, start, len),
+                for i in 0..rows {
+                    let (from, to) = (
+                        memory.inputs[*input],
+                        slot(*to).wrapping_add(i * columns * size),
+                    );
+                    let start = start + i * row;
+                    // SAFETY: the walk addresses elements of the input, and the slot has room for a
+                    // tile.
+                    unsafe {
+                        match size {
+                            1 => gather::<u8>(walk, from, to, start, columns),
+                            2 => gather::<u16>(walk, from, to, start, columns),
+                            4 => gather::<u32>(walk, from, to, start, columns),
+                            _ => gather::<[u32; 2]>(walk, from, to, start, columns),
+                        }
                     }
                 }
             }
@@ -236,7 +360,7 @@ impl Prepared {
                 slot: to,
             } => {
                 let to = slot(*to);
-                for i in 0..len {
+                for i in 0..columns {
                     // SAFETY: the slot has room for a tile of elements of this size.
                     unsafe {
                         to.add(i * size)
@@ -245,6 +369,23 @@ impl Prepared {
                 }
             }
         }
+    }
+}
+
+/// Takes neighbours apart at the ends of rows: the rest of a row, whole rows, the start of a row.
+#[inline(always)]
+fn in_rows(part: Part, row: usize, run: impl Fn(Part)) {
+    let mut done = 0;
+    while done < part.columns {
+        let column = (part.start + done) % row;
+        let left = part.columns - done;
+        let part = if column == 0 && left >= row {
+            part.folded(row, left / row, done)
+        } else {
+            part.within(0, 1, done, left.min(row - column))
+        };
+        run(part);
+        done += part.rows * part.columns;
     }
 }
 

@@ -9,7 +9,7 @@ use motet_core::tensor::Tensor;
 use num_complex::Complex32;
 
 use super::plan::plan;
-use super::{Elementwise, Memory, Prepared};
+use super::{Elementwise, Memory, Part, Prepared, Sums};
 use crate::scratch::with_scratch;
 use crate::simd::Simd;
 use crate::testing::{launch, noise, tensor, values};
@@ -447,8 +447,9 @@ fn what_is_not_defined_is_refused() {
 
 #[test]
 fn parts_run_on_what_another_kernel_has_just_computed() {
-    // A row of float32 at a time stands for the float16 input 0; input 1 is a bias for each row.
-    let (rows, columns) = (5, 300);
+    // Some rows and columns of float32 at a time stand for the float16 input 0; input 1 is a bias for
+    // each row.
+    let (rows, columns) = (7, 300);
     let program = Program::from_expr(&(x() * x() + y()), &[Dtype::Float16; 2]);
     let computed = noise(rows * columns, 2);
     let bias: Vec<f16> = noise(columns, 3)
@@ -463,19 +464,31 @@ fn parts_run_on_what_another_kernel_has_just_computed() {
     let result = Spec::new([rows, columns], Dtype::Float16).layout();
     let prepared = Prepared::new(&program, &layouts, &[result], Simd::detect()).unwrap();
     let mut got = vec![f16::ZERO; rows * columns];
-    for row in 0..rows {
-        let buffer = computed[row * columns..(row + 1) * columns].to_vec();
-        let start = row * columns;
+    for (rows, columns) in [
+        (0..1, 0..300),
+        (1..6, 0..130),
+        (1..6, 130..300),
+        (6..7, 0..300),
+    ] {
+        let row = |row: usize| &computed[row * 300..][columns.clone()];
+        let sums: Vec<f32> = rows.clone().flat_map(row).copied().collect();
         let memory = Memory {
-            inputs: &[
-                buffer.as_ptr().wrapping_sub(start).cast(),
-                bias.as_ptr().cast(),
-            ],
+            inputs: &[std::ptr::null(), bias.as_ptr().cast()],
             outputs: &[got.as_mut_ptr().cast()],
         };
+        let part = Part {
+            start: rows.start * 300 + columns.start,
+            rows: rows.len(),
+            columns: columns.len(),
+            row: 300,
+            sums: Some(Sums {
+                address: sums.as_ptr(),
+                step: columns.len(),
+            }),
+        };
         with_scratch(prepared.scratch_bytes(), |scratch| {
-            // SAFETY: the range's elements are in the buffer, the bias and the result.
-            unsafe { prepared.run(&memory, scratch, start..start + columns) }
+            // SAFETY: the part's elements are in the sums, the bias and the result.
+            unsafe { prepared.run(&memory, scratch, part) }
         });
     }
     for (number, got) in got.into_iter().enumerate() {

@@ -107,15 +107,7 @@ pub(crate) unsafe fn multiply_into(
     }
     with_floats(rows.len() * columns.len(), |sums| {
         multiply(sums.as_mut_ptr(), columns.len());
-        // Whole rows are neighbours.
-        let len = if columns.len() == n {
-            sums.len()
-        } else {
-            columns.len()
-        };
-        for (i, sums) in sums.chunks_exact(len).enumerate() {
-            // SAFETY: these elements are this tile's.
-            unsafe { target.store(first + i * n, sums) }
-        }
+        // SAFETY: these elements are this tile's.
+        unsafe { target.store_rows(first, n, sums, columns.len()) }
     });
 }
