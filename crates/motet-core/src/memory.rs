@@ -9,6 +9,7 @@
 //! are; [`MemoryScope`] has them for a part of it.
 
 mod admission;
+mod lasting;
 mod scope;
 
 use std::alloc::{Layout as AllocLayout, alloc, dealloc};
@@ -25,6 +26,7 @@ use crate::sync::{Mutex, Rank};
 use crate::tuning;
 
 pub(crate) use admission::Needs;
+use lasting::{Lasting, Piece};
 use scope::Account;
 pub(crate) use scope::run;
 pub use scope::{MemoryScope, within};
@@ -122,6 +124,17 @@ impl Buffer {
         }
     }
 
+    fn of(block: Block, len: usize, charge: Charge) -> Buffer {
+        Buffer {
+            address: block.address(),
+            len,
+            owner: Owner::Heap {
+                block: Some(block),
+                charge,
+            },
+        }
+    }
+
     /// Tells the system that nobody needs these bytes of a mapped file for now: it takes the memory
     /// back, and reads them from the file again where somebody does. Does nothing to other memory.
     pub fn give_back(&self, bytes: std::ops::Range<usize>) {
@@ -187,6 +200,8 @@ pub struct Heap {
     /// What counts for the process.
     account: Account,
     cache_limit: AtomicUsize,
+    /// Locked while a piece is cut off, which plans ask for when they are made.
+    lasting: Mutex<Lasting>,
 }
 
 /// A freed block, and the scope that it was freed in.
@@ -205,6 +220,7 @@ impl Heap {
                 .collect(),
             account: Account::new(limit),
             cache_limit: AtomicUsize::new(cache_limit),
+            lasting: Mutex::new(Rank::Leaf, Lasting::default()),
         }
     }
 
@@ -230,14 +246,27 @@ impl Heap {
             charge.give_back();
             return Err(self.too_large(len, None, "the machine has no more"));
         };
-        Ok(Buffer {
-            address: block.address(),
-            len,
-            owner: Owner::Heap {
-                block: Some(block),
-                charge,
-            },
-        })
+        Ok(Buffer::of(block, len, charge))
+    }
+
+    /// As [`allocate`](Heap::allocate), for what lasts as long as a model and is read in each call: in
+    /// large pages where the system has them. It is not kept for reuse.
+    ///
+    /// # Errors
+    /// As for [`allocate`](Heap::allocate).
+    pub fn allocate_lasting(self: &Arc<Heap>, len: usize) -> Result<Buffer> {
+        let capacity = match Lasting::capacity(len) {
+            Some(capacity) if len >= tuning::LASTING_BUFFER_BYTES => capacity,
+            _ => return self.allocate(len),
+        };
+        let charge = self.charge(len, capacity)?;
+        self.make_room(charge.scope.as_ref());
+        let Some((address, piece)) = self.lasting.lock().take(capacity) else {
+            charge.give_back();
+            return Err(self.too_large(len, None, "the machine has no more"));
+        };
+        let memory = Memory::Lasting(address, piece);
+        Ok(Buffer::of(Block { memory, capacity }, len, charge))
     }
 
     /// A piece of a buffer that is used where it lies; its bytes count as if they were allocated.
@@ -367,8 +396,9 @@ impl Heap {
     /// Takes a freed block if there is room for it.
     fn keep(&self, block: Block, scope: Option<MemoryScope>) {
         let bytes = block.capacity;
-        let Some((Some(class), _)) = size_class(bytes) else {
-            return;
+        let class = match (&block.memory, size_class(bytes)) {
+            (Memory::Allocated(_) | Memory::Mapped(..), Some((Some(class), _))) => class,
+            _ => return,
         };
         let accounts = || self.accounts(scope.as_ref());
         accounts().for_each(|(_, account)| account.cache(bytes));
@@ -472,6 +502,11 @@ enum Memory {
         NonNull<u8>,
         #[allow(dead_code, reason = "held for its Drop")] MmapMut,
     ),
+    /// A piece of a mapping that others share.
+    Lasting(
+        NonNull<u8>,
+        #[allow(dead_code, reason = "held for its Drop")] Piece,
+    ),
 }
 
 // SAFETY: a block is memory that nothing else refers to.
@@ -482,6 +517,7 @@ impl Block {
     fn new(capacity: usize) -> Option<Block> {
         let memory = if capacity >= tuning::MAPPED_BUFFER_BYTES {
             let mut map = MmapMut::map_anon(capacity).ok()?;
+            lasting::in_large_pages(&map);
             Memory::Mapped(NonNull::new(map.as_mut_ptr())?, map)
         } else {
             let layout = Block::layout(capacity)?;
@@ -504,7 +540,7 @@ impl Block {
                 // SAFETY: the layout has room for what is skipped.
                 unsafe { start.add(skipped) }
             }
-            Memory::Mapped(address, _) => address,
+            Memory::Mapped(address, _) | Memory::Lasting(address, _) => address,
         }
     }
 }

@@ -11,6 +11,10 @@ pub const CACHED_BUFFER_BYTES: usize = 64 << 10;
 /// Smaller ones would be more mappings than a process may have (65530).
 pub const MAPPED_BUFFER_BYTES: usize = 1 << 20;
 
+/// Buffers of weights from this size on lie side by side in large pages; smaller ones fit into the
+/// caches, and into the pages that these know.
+pub const LASTING_BUFFER_BYTES: usize = 64 << 10;
+
 /// A kernel with less work than this (in nanoseconds) runs on its caller alone. A hand-over to
 /// another thread was measured at 17 us: less work than that is done before help arrives. Where
 /// exactly a region starts to pay has not been measured yet; that takes an idle machine.

@@ -257,8 +257,8 @@ impl<T: Operand<Sum: Real>> Attention<T> {
         for (piece, at) in self.pieces.iter().zip(launch.inputs[1..matrices].chunks(2)) {
             pieces.push(PieceAt {
                 piece,
-                k: Strided::new(&at[0], &piece.k.layout)?,
-                v: Strided::new(&at[1], &piece.v.layout)?,
+                k: Strided::at(&at[0], &piece.k.extent)?,
+                v: Strided::at(&at[1], &piece.v.extent)?,
             });
         }
         let mask = match &self.mask {
@@ -285,7 +285,7 @@ impl<T: Operand<Sum: Real>> Attention<T> {
             None => None,
         };
         Ok(Operands {
-            q: Strided::new(&launch.inputs[0], &self.q.layout)?,
+            q: Strided::at(&launch.inputs[0], &self.q.extent)?,
             pieces,
             mask,
             sinks,

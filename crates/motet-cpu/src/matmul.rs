@@ -16,7 +16,7 @@ use motet_core::shape::{Layout, Shape, Spec};
 use motet_core::tensor::Tensor;
 
 use crate::number::Number;
-use crate::operand::{Output, Strided, Walk};
+use crate::operand::{Extent, Output, Strided, Walk};
 use crate::target::{FusedStep, Parts, Summed, is_summed, parts};
 
 mod constant;
@@ -168,6 +168,7 @@ pub(crate) fn matrix_steps(layout: &Layout) -> Option<(usize, usize)> {
 /// An input: its matrices and where they are.
 pub(crate) struct Stack {
     pub(crate) layout: Layout,
+    pub(crate) extent: Extent,
     batches: Walk,
     row_step: usize,
     column_step: usize,
@@ -180,6 +181,7 @@ impl Stack {
         let batch = layout.shape.len() - 2;
         Ok(Stack {
             layout: layout.clone(),
+            extent: Extent::of(layout),
             batches: Walk::new(&layout.shape[..batch], [&layout.strides[..batch]]),
             row_step,
             column_step,
@@ -401,8 +403,8 @@ impl<T: Operand> MatmulStep<T> {
         out: Option<&Output<'_, T>>,
         store: &(dyn Fn(usize, &[T::Sum]) + Sync),
     ) -> Result<()> {
-        let a = Strided::<T>::new(&launch.inputs[0], &self.a.layout)?;
-        let b = Strided::<T>::new(&launch.inputs[1], &self.b.layout)?;
+        let a = Strided::<T>::at(&launch.inputs[0], &self.a.extent)?;
+        let b = Strided::<T>::at(&launch.inputs[1], &self.b.extent)?;
         let c = match &self.c {
             Some((beta, layout, walk)) => {
                 Some((*beta, Strided::<T>::new(&launch.inputs[2], layout)?, walk))

@@ -16,13 +16,14 @@ use smallvec::SmallVec;
 
 /// The elements of a row-major input. `T` has the dtype's size; bool may be read as `u8`.
 pub(crate) fn input<'a, T: Element>(location: &Location<'a>, layout: &Layout) -> Result<&'a [T]> {
-    if !layout.is_contiguous() {
+    let extent = Extent::of(layout);
+    if !extent.contiguous {
         return Err(internal(
             "a strided input where a row-major one was expected",
         ));
     }
-    let (pointer, len) = check::<T>(location, layout)?;
-    // SAFETY: `check` found `len` aligned elements inside the buffer, which nobody writes while
+    let (pointer, len) = (extent.elements::<T>(location)?, extent.len);
+    // SAFETY: `elements` found `len` aligned elements inside the buffer, which nobody writes while
     // the launch borrows it, and any bytes are a valid T (bool only where the dtype is bool).
     Ok(unsafe { std::slice::from_raw_parts(pointer, len) })
 }
@@ -42,8 +43,13 @@ unsafe impl<T: Sync> Sync for Strided<'_, T> {}
 impl<'a, T: Element> Strided<'a, T> {
     /// The input at `location`; every element that `layout` addresses is inside the buffer.
     pub(crate) fn new(location: &Location<'a>, layout: &Layout) -> Result<Strided<'a, T>> {
+        Strided::at(location, &Extent::of(layout))
+    }
+
+    /// As [`new`](Strided::new), for a layout that is known already.
+    pub(crate) fn at(location: &Location<'a>, extent: &Extent) -> Result<Strided<'a, T>> {
         Ok(Strided {
-            pointer: check::<T>(location, layout)?.0,
+            pointer: extent.elements::<T>(location)?,
             memory: PhantomData,
         })
     }
@@ -84,13 +90,17 @@ unsafe impl<T: Send> Sync for Output<'_, T> {}
 impl<'a, T: Element> Output<'a, T> {
     /// The output at `location`, or scratch memory of a layout.
     pub(crate) fn new(location: &Location<'a>, layout: &Layout) -> Result<Output<'a, T>> {
-        if !layout.is_contiguous() {
+        Output::at(location, &Extent::of(layout))
+    }
+
+    /// As [`new`](Output::new), for a layout that is known already.
+    pub(crate) fn at(location: &Location<'a>, extent: &Extent) -> Result<Output<'a, T>> {
+        if !extent.contiguous {
             return Err(internal("a strided output"));
         }
-        let (pointer, len) = check::<T>(location, layout)?;
         Ok(Output {
-            pointer: pointer.cast_mut(),
-            len,
+            pointer: extent.elements::<T>(location)?.cast_mut(),
+            len: extent.len,
             memory: PhantomData,
         })
     }
@@ -146,35 +156,23 @@ impl<'a, T> Output<'a, T> {
     }
 }
 
-/// The address of the first element and the number of elements, both known to be in the buffer.
-fn check<T: Element>(location: &Location<'_>, layout: &Layout) -> Result<(*const T, usize)> {
-    let same_size = size_of::<T>() == layout.dtype.size();
-    if !same_size || (T::DTYPE == Dtype::Bool && layout.dtype != Dtype::Bool) {
-        return Err(internal(&format!("{} read as {}", layout.dtype, T::DTYPE)));
-    }
-    let pointer = address(location, layout)?.cast::<T>();
-    if !pointer.is_aligned() {
-        return Err(internal("an operand is not aligned to its dtype"));
-    }
-    Ok((pointer, layout.shape.size()))
-}
-
-/// The address of the first element; all elements are known to be in the buffer, and aligned.
-pub(crate) fn address(location: &Location<'_>, layout: &Layout) -> Result<*mut u8> {
-    Extent::of(layout).address(location)
-}
-
-/// What [`address`] asks of a layout, for steps that are launched often.
+/// What a launch has to know of a layout to find its memory, for steps that are launched often.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Extent {
-    /// No elements.
+pub(crate) struct Extent {
+    dtype: Dtype,
+    /// The number of elements.
+    len: usize,
+    contiguous: bool,
+    reach: Reach,
+}
+
+/// Where the elements are.
+#[derive(Clone, Copy, Debug)]
+enum Reach {
+    /// There are none.
     Nothing,
-    /// The first and the last byte, counted from the first element's first.
-    Bytes {
-        low: isize,
-        high: isize,
-        alignment: usize,
-    },
+    /// From the first to the last byte, counted from the first element's first.
+    Bytes { low: isize, high: isize },
     /// So far apart that no buffer has them.
     Unbounded,
 }
@@ -182,43 +180,59 @@ pub(crate) enum Extent {
 impl Extent {
     /// What a layout covers.
     pub(crate) fn of(layout: &Layout) -> Extent {
-        if layout.shape.size() == 0 {
-            return Extent::Nothing;
-        }
-        let alignment = match layout.dtype {
-            Dtype::Complex64 => align_of::<f32>(),
-            dtype => dtype.size(),
-        };
-        match layout.extent() {
-            Some((low, high)) => Extent::Bytes {
-                low,
-                high,
-                alignment,
+        let len = layout.shape.size();
+        Extent {
+            dtype: layout.dtype,
+            len,
+            contiguous: layout.is_contiguous(),
+            reach: match layout.extent() {
+                _ if len == 0 => Reach::Nothing,
+                Some((low, high)) => Reach::Bytes { low, high },
+                None => Reach::Unbounded,
             },
-            None => Extent::Unbounded,
         }
     }
 
-    /// The address of the first element at a location.
+    /// The dtype of the elements.
+    pub(crate) fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The address of the first element at a location; all elements are known to be in the buffer, and
+    /// aligned.
     pub(crate) fn address(&self, location: &Location<'_>) -> Result<*mut u8> {
-        let (low, high, alignment) = match *self {
+        let (low, high) = match self.reach {
             // Any aligned address will do for no elements.
-            Extent::Nothing => return Ok(std::ptr::without_provenance_mut(ALIGNMENT)),
-            Extent::Unbounded => return Err(outside()),
-            Extent::Bytes {
-                low,
-                high,
-                alignment,
-            } => (low, high, alignment),
+            Reach::Nothing => return Ok(std::ptr::without_provenance_mut(ALIGNMENT)),
+            Reach::Unbounded => return Err(outside()),
+            Reach::Bytes { low, high } => (low, high),
         };
         let first = location.offset.checked_add_signed(low);
         let last = location.offset.checked_add_signed(high);
         if first.is_none() || last.is_none_or(|last| last >= location.buffer.len()) {
             return Err(outside());
         }
+        let alignment = match self.dtype {
+            Dtype::Complex64 => align_of::<f32>(),
+            dtype => dtype.size(),
+        };
         // SAFETY: the offset is inside the buffer.
         let pointer = unsafe { location.buffer.as_ptr().add(location.offset) };
         if !pointer.addr().is_multiple_of(alignment) {
+            return Err(internal("an operand is not aligned to its dtype"));
+        }
+        Ok(pointer)
+    }
+
+    /// The address of the first element, as one of a type that the dtype can be read as; all elements
+    /// are known to be in the buffer, and aligned.
+    fn elements<T: Element>(&self, location: &Location<'_>) -> Result<*const T> {
+        let same_size = size_of::<T>() == self.dtype.size();
+        if !same_size || (T::DTYPE == Dtype::Bool && self.dtype != Dtype::Bool) {
+            return Err(internal(&format!("{} read as {}", self.dtype, T::DTYPE)));
+        }
+        let pointer = self.address(location)?.cast::<T>();
+        if !pointer.is_aligned() {
             return Err(internal("an operand is not aligned to its dtype"));
         }
         Ok(pointer)

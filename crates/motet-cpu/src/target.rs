@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use crate::convert::Float32Like;
 use crate::elementwise::{Memory, Part, Prepared, Sums};
-use crate::operand::{Output, address};
+use crate::operand::{Extent, Output};
 use crate::scratch::with_scratch;
 use crate::simd::Simd;
 
@@ -57,8 +57,8 @@ pub(crate) fn parts<'a>(
                 Way::Program(Epilogue {
                     program,
                     first: *count,
-                    inputs: others.to_vec(),
-                    outputs: outputs.to_vec(),
+                    inputs: others.iter().map(Extent::of).collect(),
+                    outputs: outputs.iter().map(Extent::of).collect(),
                 }),
             )
         }
@@ -66,7 +66,7 @@ pub(crate) fn parts<'a>(
             let [out] = outputs else {
                 return Err(unexpected("several outputs"));
             };
-            (kernel, inputs, out.spec(), Way::Store(out.clone()))
+            (kernel, inputs, out.spec(), Way::Store(Extent::of(out)))
         }
     };
     if !is_summed(result.dtype) {
@@ -89,7 +89,7 @@ pub(crate) fn is_summed(dtype: Dtype) -> bool {
 pub(crate) struct Target(Way);
 
 enum Way {
-    Store(Layout),
+    Store(Extent),
     Program(Epilogue),
 }
 
@@ -99,8 +99,8 @@ struct Epilogue {
     /// The program's first input but the sums among those of the launch.
     first: usize,
     /// The inputs from there on.
-    inputs: Vec<Layout>,
-    outputs: Vec<Layout>,
+    inputs: Vec<Extent>,
+    outputs: Vec<Extent>,
 }
 
 impl Target {
@@ -111,24 +111,27 @@ impl Target {
                 let [place] = launch.outputs else {
                     return Err(Error::new(ErrorKind::Internal, "cpu", "several outputs"));
                 };
-                match out.dtype {
-                    Dtype::Float16 => BoundTarget::Float16(Output::new(place, out)?),
-                    Dtype::Bfloat16 => BoundTarget::Bfloat16(Output::new(place, out)?),
-                    _ => BoundTarget::Float32(Output::new(place, out)?),
+                match out.dtype() {
+                    Dtype::Float16 => BoundTarget::Float16(Output::at(place, out)?),
+                    Dtype::Bfloat16 => BoundTarget::Bfloat16(Output::at(place, out)?),
+                    _ => BoundTarget::Float32(Output::at(place, out)?),
                 }
             }
             Way::Program(epilogue) => {
-                let find = |(location, layout)| address(location, layout);
                 // The sums take the first place, part by part.
                 let mut inputs = SmallVec::from_slice(&[std::ptr::null()]);
-                for pair in launch.inputs[epilogue.first..].iter().zip(&epilogue.inputs) {
-                    inputs.push(find(pair)?.cast_const());
+                let others = &launch.inputs[epilogue.first..];
+                for (location, extent) in others.iter().zip(&epilogue.inputs) {
+                    inputs.push(extent.address(location)?.cast_const());
                 }
-                let outputs = launch.outputs.iter().zip(&epilogue.outputs).map(find);
+                let mut outputs = SmallVec::new();
+                for (location, extent) in launch.outputs.iter().zip(&epilogue.outputs) {
+                    outputs.push(extent.address(location)?);
+                }
                 BoundTarget::Program(BoundEpilogue {
                     program: &epilogue.program,
                     inputs,
-                    outputs: outputs.collect::<Result<_>>()?,
+                    outputs,
                 })
             }
         })

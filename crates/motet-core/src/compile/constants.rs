@@ -69,7 +69,7 @@ pub fn readable(tensor: &Tensor) -> Result<Tensor> {
 }
 
 fn copied(from: &Buffer, start: usize, len: usize) -> Result<Buffer> {
-    let to = heap().allocate(len)?;
+    let to = heap().allocate_lasting(len)?;
     // SAFETY: a tensor lies inside of its buffer, so these bytes are there and initialised; the new
     // buffer has as many, and nobody else knows it.
     unsafe {

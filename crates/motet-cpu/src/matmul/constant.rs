@@ -96,7 +96,7 @@ impl Step for ConstantStep {
 
 impl ConstantStep {
     fn run<T: Float32Like>(&self, launch: &Launch<'_>) -> Result<()> {
-        let a = Strided::<T>::new(&launch.inputs[0], &self.a.layout)?;
+        let a = Strided::<T>::at(&launch.inputs[0], &self.a.extent)?;
         let target = self.target.bind(launch)?;
         let tiling = &self.tiling;
         launch

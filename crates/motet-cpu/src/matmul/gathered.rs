@@ -70,8 +70,8 @@ impl<T: Operand> GatheredStep<T> {
 
 impl<T: Operand> Step for GatheredStep<T> {
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
-        let a = Strided::<T>::new(&launch.inputs[0], &self.a.layout)?;
-        let b = Strided::<T>::new(&launch.inputs[1], &self.b.layout)?;
+        let a = Strided::<T>::at(&launch.inputs[0], &self.a.extent)?;
+        let b = Strided::<T>::at(&launch.inputs[1], &self.b.extent)?;
         let picks = self.picks.open(&launch.inputs[2..])?;
         let out = Output::<T>::new(&launch.outputs[0], &self.out)?;
         if out.len() == 0 {

@@ -109,8 +109,8 @@ impl<'a, T: Operand> Mask<'a, T> {
 
 impl<T: Operand> Step for MaskedStep<T> {
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
-        let a = Strided::<T>::new(&launch.inputs[0], &self.a.layout)?;
-        let b = Strided::<T>::new(&launch.inputs[1], &self.b.layout)?;
+        let a = Strided::<T>::at(&launch.inputs[0], &self.a.extent)?;
+        let b = Strided::<T>::at(&launch.inputs[1], &self.b.extent)?;
         let out = Output::<T>::new(&launch.outputs[0], &self.out)?;
         let [result, left, right] = &self.masks;
         let result = Mask::<T>::open(result, launch.inputs)?;

@@ -107,7 +107,7 @@ impl Packed {
             lines,
             columns,
             dtype,
-            buffer: heap().allocate(bytes)?,
+            buffer: heap().allocate_lasting(bytes)?,
         };
         for first in (0..lines).step_by(LINES) {
             let block = first..lines.min(first + LINES);
