@@ -200,11 +200,13 @@ impl BoundEpilogue<'_> {
             inputs: &self.inputs,
             outputs: &self.outputs,
         };
-        with_scratch(self.program.scratch_bytes(), |scratch| {
-            // SAFETY: `bind` found all elements of the operands, and by this function's contract the
-            // sums are there and nobody else stores the results.
-            unsafe { self.program.run(&memory, scratch, part) }
-        });
+        // SAFETY: `bind` found all elements of the operands, and by this function's contract the sums
+        // are there and nobody else stores the results.
+        let run = |scratch| unsafe { self.program.run(&memory, scratch, part) };
+        match self.program.scratch_bytes() {
+            0 => run(std::ptr::null_mut()),
+            bytes => with_scratch(bytes, run),
+        }
     }
 }
 

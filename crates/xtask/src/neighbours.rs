@@ -19,7 +19,7 @@ enum Beside {
     Nothing,
     /// They call the large model, with this priority.
     Calls(Priority),
-    /// They import, compile, call once and drop it.
+    /// They import, compile, call once in the background and drop it.
     Loading,
 }
 
@@ -139,7 +139,10 @@ impl Measured {
                 while !over.load(Ordering::Relaxed) {
                     match beside {
                         Beside::Calls(priority) => loaded.call(&loaded.function.priority(priority)),
-                        _ => Subject::load(large).and_then(|fresh| fresh.call(&fresh.function)),
+                        // The first call makes the plan.
+                        _ => Subject::load(large).and_then(|fresh| {
+                            fresh.call(&fresh.function.priority(Priority::Background))
+                        }),
                     }?;
                     calls.fetch_add(1, Ordering::Relaxed);
                 }

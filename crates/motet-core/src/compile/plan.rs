@@ -105,7 +105,8 @@ impl Plan {
         if fuse {
             let fuses = |kernel: &Kernel, result: &Spec| backend.fuses(kernel, result);
             ir = passes::inline_scalars(ir);
-            ir = passes::fuse(passes::open_epilogues(ir, &fuses));
+            ir = passes::open_epilogues(ir, &fuses);
+            ir = passes::fuse(passes::lift_reshapes(ir));
             ir = passes::fuse_epilogues(ir, &fuses);
         }
         let pack = |tensor: &Tensor| executor::row_major(backend, tensor, pool);

@@ -6,6 +6,7 @@ mod epilogues;
 mod fold_constants;
 mod fuse;
 mod inline_scalars;
+mod lift_reshapes;
 mod recognise;
 
 pub(crate) use common_subexpressions::common_subexpressions;
@@ -14,4 +15,5 @@ pub(crate) use epilogues::{fuse_epilogues, open_epilogues};
 pub(crate) use fold_constants::fold_constants;
 pub(crate) use fuse::fuse;
 pub(crate) use inline_scalars::inline_scalars;
+pub(crate) use lift_reshapes::lift_reshapes;
 pub(crate) use recognise::recognise;
