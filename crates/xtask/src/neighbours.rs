@@ -140,8 +140,8 @@ impl Measured {
                     match beside {
                         Beside::Calls(priority) => loaded.call(&loaded.function.priority(priority)),
                         // The first call makes the plan.
-                        _ => Subject::load(large).and_then(|fresh| {
-                            fresh.call(&fresh.function.priority(Priority::Background))
+                        _ => import_function(large).and_then(|fresh| {
+                            loaded.call(&fresh.compile().priority(Priority::Background))
                         }),
                     }?;
                     calls.fetch_add(1, Ordering::Relaxed);
