@@ -88,6 +88,8 @@ fn write_product(path: &Path, size: usize) -> motet::Result<()> {
         .map_err(|e| motet::Error::file(folder.display().to_string(), e.to_string()))?;
     let noise = |key| random::normal([size, size], None, 0.0, 1.0, Some(&random::key(key)?));
     let (x, matrix) = (noise(1)?, noise(2)?);
+    // What is still lazy would be exported as the operations that make it.
+    motet::eval(&[x.clone(), matrix.clone()])?;
     motet::export_function(
         path,
         |x: &[Array]| Ok(vec![ops::matmul(&x[0], &matrix)?]),

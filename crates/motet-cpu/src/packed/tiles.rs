@@ -66,9 +66,10 @@ impl Tiling {
         self.row_tiles * self.column_tiles
     }
 
-    /// The rows and panels of a tile.
+    /// The rows and panels of a tile. All rows come before the next panels, which are then read from the
+    /// outer caches once.
     pub(crate) fn tile(&self, number: usize) -> (Range<usize>, Range<usize>) {
-        let (row, column) = (number / self.column_tiles, number % self.column_tiles);
+        let (row, column) = (number % self.row_tiles, number / self.row_tiles);
         let part = |number: usize, len: usize, all: usize| {
             (number * len).min(all)..((number + 1) * len).min(all)
         };
