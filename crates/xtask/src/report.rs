@@ -94,7 +94,9 @@ fn read(paths: &[PathBuf]) -> Result<Rates, String> {
             .or_default()
             .entry(framework)
             .or_default();
-        of_framework.insert(mode, values[values.len() / 2]);
+        // Of an even number the mean of both in the middle.
+        let [low, high] = [(values.len() - 1) / 2, values.len() / 2].map(|i| values[i]);
+        of_framework.insert(mode, (low + high) / 2.0);
     }
     Ok(rates)
 }
