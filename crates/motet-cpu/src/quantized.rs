@@ -5,6 +5,7 @@
 //! product unpacks a block of the weights to float32, multiplies, and forgets it: the weights are
 //! never in memory unpacked.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use half::{bf16, f16};
@@ -236,14 +237,15 @@ struct Weights<'a, 'p> {
     biases: Option<Scales<'a>>,
 }
 
-/// Some columns of some rows: the codes where they are, scales and biases as float32.
+/// Some columns of some rows: the codes where they are, scales and biases as float32, in memory of their
+/// own where they are not stored so.
 struct Part<'a> {
     bytes: &'a [u8],
     row_bytes: usize,
     byte_step: usize,
     groups: usize,
-    scales: Vec<f32>,
-    biases: Vec<f32>,
+    scales: Cow<'a, [f32]>,
+    biases: Cow<'a, [f32]>,
 }
 
 impl<'a> Weights<'a, '_> {
@@ -254,17 +256,21 @@ impl<'a> Weights<'a, '_> {
         } = self.packed.quantization;
         let row_groups = self.packed.columns / group_size;
         let (first, groups) = (columns.start / group_size, columns.len() / group_size);
-        let load = |scales: &Scales<'_>| {
+        let load = |scales: &Scales<'a>| {
+            let neighbours = rows.start * groups..rows.end * groups;
+            if let (true, Scales::Float32(values)) = (groups == row_groups, scales) {
+                return Cow::Borrowed(&values[neighbours]);
+            }
             let mut loaded = vec![0.0; rows.len() * groups];
             if groups == row_groups {
-                scales.load(rows.start * groups..rows.end * groups, &mut loaded);
-                return loaded;
+                scales.load(neighbours, &mut loaded);
+                return Cow::Owned(loaded);
             }
             for (row, to) in rows.clone().zip(loaded.chunks_exact_mut(groups.max(1))) {
                 let start = row * row_groups + first;
                 scales.load(start..start + groups, to);
             }
-            loaded
+            Cow::Owned(loaded)
         };
         let byte_step = self.packed.columns * bits / 8;
         Part {
