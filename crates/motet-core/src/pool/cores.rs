@@ -524,6 +524,12 @@ impl Cores {
         self.seated(&seat())
     }
 
+    /// Whether the calling thread has a core of this budget for work in the background.
+    pub(super) fn in_background(&self) -> bool {
+        let seat = seat();
+        self.seated(&seat) && seat.priority == Priority::Background
+    }
+
     /// Whether the thread of this seat has a core of this budget.
     fn seated(&self, seat: &Seat) -> bool {
         seat.held && seat.cores == self.address()

@@ -155,8 +155,8 @@ impl Pool {
     /// Takes a core for the calling thread; waits in line while `cores` threads have one. A thread
     /// that has one already gets a permit at once.
     ///
-    /// Threads with work in the background never have all cores, where there are several: one is at once
-    /// there for whoever comes with other work.
+    /// Threads with work in the background never have all cores, where there are several, nor have they and
+    /// their helpers: one is at once there for whoever comes with other work.
     pub fn enter(&self, priority: Priority) -> CorePermit<'_> {
         let Shared {
             cores, background, ..
@@ -249,7 +249,10 @@ impl Shared {
             return 0;
         }
         let share = self.helpers_each(self.regions.load(Ordering::Relaxed) + 1);
-        share.min(tiles - 1).min(self.cores.idle())
+        // One core is left to others, as in `enter`.
+        let left = usize::from(self.cores.in_background());
+        let idle = self.cores.idle().saturating_sub(left);
+        share.min(tiles - 1).min(idle)
     }
 
     /// How many helpers each of so many regions may have.

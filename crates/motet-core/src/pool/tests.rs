@@ -419,6 +419,17 @@ fn work_in_the_background_leaves_a_core_to_others() {
 }
 
 #[test]
+fn helpers_of_work_in_the_background_leave_a_core_to_others() {
+    for (priority, helpers) in [(Priority::Background, [0, 2]), (Priority::Normal, [1, 3])] {
+        for (cores, helpers) in [2, 4].into_iter().zip(helpers) {
+            let pool = Pool::new(cores);
+            let _core = pool.enter(priority);
+            assert_eq!(pool.shared.helpers(4, COSTLY), helpers, "{priority:?}");
+        }
+    }
+}
+
+#[test]
 fn a_core_is_kept_for_a_thread_that_comes_back() {
     let times = Times {
         quantum: Duration::ZERO,
