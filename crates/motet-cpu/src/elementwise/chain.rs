@@ -64,23 +64,23 @@ pub(super) struct Link {
     pub(super) block: *mut f32,
 }
 
-/// Runs a chain for `len` elements of each of some rows.
+/// Runs a chain for `len` elements of each of some rows. The addresses are moved from row to row.
 ///
 /// # Safety
 /// Addresses are valid for `len` elements of each row (one, where that stands for all; [`BLOCK`], where
 /// the step is 0 otherwise), for reading or, where the link stores, for writing; what is read was
 /// initialised, by an earlier link if not before. Those of `Stream` are aligned to 64. No element is
 /// stored where another one is read.
-pub(super) unsafe fn run(simd: Simd, links: &[Link], rows: usize, len: usize) {
+pub(super) unsafe fn run(simd: Simd, links: &mut [Link], rows: usize, len: usize) {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn avx2(links: &[Link], rows: usize, len: usize) {
+    unsafe fn avx2(links: &mut [Link], rows: usize, len: usize) {
         // SAFETY: the caller's contract; the processor has what the vectors need.
         unsafe { all::<std::arch::x86_64::__m256, 8>(links, rows, len) }
     }
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512vl,avx512bw,avx512dq")]
-    unsafe fn avx512(links: &[Link], rows: usize, len: usize) {
+    unsafe fn avx512(links: &mut [Link], rows: usize, len: usize) {
         // SAFETY: as above.
         unsafe { all::<std::arch::x86_64::__m512, 8>(links, rows, len) }
     }
@@ -101,38 +101,43 @@ pub(super) unsafe fn run(simd: Simd, links: &[Link], rows: usize, len: usize) {
 /// # Safety
 /// As for [`run`], on a processor that has `V`.
 #[inline(always)]
-unsafe fn all<V: Lanes, const N: usize>(links: &[Link], rows: usize, len: usize) {
+unsafe fn all<V: Lanes, const N: usize>(links: &mut [Link], rows: usize, len: usize) {
     const { assert!(N * V::WIDTH <= BLOCK) };
     for row in 0..rows {
+        if row > 0 {
+            for link in &mut *links {
+                link.address = link.address.wrapping_add(link.row_step);
+            }
+        }
         let mut at = 0;
         // SAFETY: by this function's contract, for elements up to `len`.
         unsafe {
             while len - at >= N * V::WIDTH {
-                block::<V, N>(links, row, at);
+                block::<V, N>(links, at);
                 at += N * V::WIDTH;
             }
             while len - at >= V::WIDTH {
-                block::<V, 1>(links, row, at);
+                block::<V, 1>(links, at);
                 at += V::WIDTH;
             }
             while at < len {
-                block::<f32, 1>(links, row, at);
+                block::<f32, 1>(links, at);
                 at += 1;
             }
         }
     }
 }
 
-/// Takes `N` vectors, from element `at` of a row on, through all links.
+/// Takes `N` vectors, from element `at` of the row on, through all links.
 ///
 /// # Safety
 /// As for [`all`]; the elements are there.
 #[inline(always)]
-unsafe fn block<V: Lanes, const N: usize>(links: &[Link], row: usize, at: usize) {
+unsafe fn block<V: Lanes, const N: usize>(links: &[Link], at: usize) {
     let mut value = [V::splat(0.0); N];
     for link in links {
         // SAFETY: by this function's contract the operand has an element of this number.
-        let address = unsafe { link.address.add(row * link.row_step + at * link.step) };
+        let address = unsafe { link.address.add(at * link.step) };
         macro_rules! each {
             (|$x:ident| $result:expr) => {
                 value.iter_mut().for_each(|value| {

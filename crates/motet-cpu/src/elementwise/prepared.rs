@@ -298,11 +298,12 @@ impl Prepared {
                 operands,
                 result,
             } => {
-                let places = operands.map(find);
+                let [(a, a_step), (b, b_step), (c, c_step)] =
+                    [find(operands[0]), find(operands[1]), find(operands[2])];
                 let (result, step) = find(*result);
                 for row in 0..rows {
-                    let operands =
-                        places.map(|(first, step)| first.wrapping_add(row * step).cast_const());
+                    let operands = [(a, a_step), (b, b_step), (c, c_step)]
+                        .map(|(first, step)| first.wrapping_add(row * step).cast_const());
                     // SAFETY: the plan chose the loop by the registers' types, defined its operands
                     // before it, and gave the result a place of its own.
                     unsafe { run(operands, result.wrapping_add(row * step), columns) }
@@ -328,7 +329,7 @@ impl Prepared {
                 }
                 // SAFETY: as above; constants are one element, which the links say, and blocks are
                 // in slots of their own.
-                unsafe { chain::run(self.simd, &found, rows, columns) }
+                unsafe { chain::run(self.simd, &mut found, rows, columns) }
             }
             Action::Gather {
                 input,
