@@ -256,16 +256,20 @@ impl Heap {
     /// As for [`allocate`](Heap::allocate).
     pub fn allocate_lasting(self: &Arc<Heap>, len: usize) -> Result<Buffer> {
         let capacity = match Lasting::capacity(len) {
-            Some(capacity) if len >= tuning::LASTING_BUFFER_BYTES => capacity,
+            // Elsewhere a piece could not be given back by itself.
+            Some(capacity) if cfg!(target_os = "linux") && len >= tuning::LASTING_BUFFER_BYTES => {
+                capacity
+            }
             _ => return self.allocate(len),
         };
         let charge = self.charge(len, capacity)?;
         self.make_room(charge.scope.as_ref());
-        let Some((address, piece)) = self.lasting.lock().take(capacity) else {
+        let Some(piece) = self.lasting.lock().take(capacity) else {
+            // There may be less than a whole mapping left, and enough for this.
             charge.give_back();
-            return Err(self.too_large(len, None, "the machine has no more"));
+            return self.allocate(len);
         };
-        let memory = Memory::Lasting(address, piece);
+        let memory = Memory::Lasting(piece);
         Ok(Buffer::of(Block { memory, capacity }, len, charge))
     }
 
@@ -503,10 +507,7 @@ enum Memory {
         #[allow(dead_code, reason = "held for its Drop")] MmapMut,
     ),
     /// A piece of a mapping that others share.
-    Lasting(
-        NonNull<u8>,
-        #[allow(dead_code, reason = "held for its Drop")] Piece,
-    ),
+    Lasting(Piece),
 }
 
 // SAFETY: a block is memory that nothing else refers to.
@@ -540,7 +541,8 @@ impl Block {
                 // SAFETY: the layout has room for what is skipped.
                 unsafe { start.add(skipped) }
             }
-            Memory::Mapped(address, _) | Memory::Lasting(address, _) => address,
+            Memory::Mapped(address, _) => address,
+            Memory::Lasting(ref piece) => piece.address(),
         }
     }
 }
@@ -612,6 +614,23 @@ fn machine_memory() -> usize {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_lasts_counts_while_it_is_there_and_is_not_kept() {
+        let heap = Arc::new(Heap::new(1 << 20, 1 << 20));
+        let buffer = heap.allocate_lasting(100_000).unwrap();
+        assert!((100_000..=104_096).contains(&heap.active()));
+        assert_eq!(
+            (buffer.len(), buffer.as_ptr().addr() % ALIGNMENT),
+            (100_000, 0)
+        );
+        let error = heap.allocate_lasting(1 << 20).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Memory);
+        drop(buffer);
+        assert_eq!(heap.active(), 0);
+        #[cfg(target_os = "linux")]
+        assert_eq!(heap.cached(), 0);
+    }
 
     #[test]
     #[cfg(unix)]

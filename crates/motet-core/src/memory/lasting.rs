@@ -29,6 +29,7 @@ struct Mapping(NonNull<u8>, Arc<MmapMut>);
 
 /// A piece of a mapping.
 pub(super) struct Piece {
+    address: NonNull<u8>,
     mapping: Arc<MmapMut>,
     range: Range<usize>,
 }
@@ -51,8 +52,8 @@ impl Lasting {
         len.checked_next_multiple_of(PAGE)
     }
 
-    /// A piece of so many bytes, and where it starts; `None` where the system has no more.
-    pub(super) fn take(&mut self, capacity: usize) -> Option<(NonNull<u8>, Piece)> {
+    /// A piece of so many bytes; `None` where the system has no more.
+    pub(super) fn take(&mut self, capacity: usize) -> Option<Piece> {
         if capacity > MAPPING / 2 {
             let mapping = Mapping::new(capacity.checked_next_multiple_of(LARGE_PAGE)?)?;
             return Some(mapping.piece(0..capacity));
@@ -80,12 +81,21 @@ impl Mapping {
         Some(Mapping(NonNull::new(map.as_mut_ptr())?, Arc::new(map)))
     }
 
-    fn piece(&self, range: Range<usize>) -> (NonNull<u8>, Piece) {
+    fn piece(&self, range: Range<usize>) -> Piece {
         assert!(range.end <= self.1.len());
-        // SAFETY: the range is within the mapping.
-        let address = unsafe { self.0.add(range.start) };
-        let mapping = Arc::clone(&self.1);
-        (address, Piece { mapping, range })
+        Piece {
+            // SAFETY: the range is within the mapping.
+            address: unsafe { self.0.add(range.start) },
+            mapping: Arc::clone(&self.1),
+            range,
+        }
+    }
+}
+
+impl Piece {
+    /// Where it starts.
+    pub(super) fn address(&self) -> NonNull<u8> {
+        self.address
     }
 }
 
@@ -116,9 +126,10 @@ mod tests {
         let mut lasting = Lasting::default();
         let mut take = |len: usize| {
             let capacity = Lasting::capacity(len).unwrap();
-            let (address, piece) = lasting.take(capacity).unwrap();
+            let piece = lasting.take(capacity).unwrap();
+            let start = piece.address().as_ptr();
             // SAFETY: the piece has so many bytes, and nobody else knows them.
-            let bytes = unsafe { std::slice::from_raw_parts_mut(address.as_ptr(), len) };
+            let bytes = unsafe { std::slice::from_raw_parts_mut(start, len) };
             (bytes, piece)
         };
         let (a, first) = take(10_000);
@@ -135,6 +146,8 @@ mod tests {
         drop((second, third));
         let (d, _fourth) = take(1);
         assert_eq!(d.as_ptr(), start, "all pieces were gone");
+        #[cfg(target_os = "linux")]
+        assert_eq!(d[0], 0, "the system had this memory back");
     }
 
     #[test]
@@ -142,7 +155,7 @@ mod tests {
         let mut lasting = Lasting::default();
         let third = Lasting::capacity(MAPPING / 3 + 1).unwrap();
         let pieces: Vec<_> = (0..4).map(|_| lasting.take(third).unwrap()).collect();
-        let mut places: Vec<usize> = pieces.iter().map(|(at, _)| at.addr().get()).collect();
+        let mut places: Vec<usize> = pieces.iter().map(|p| p.address().addr().get()).collect();
         places.sort_unstable();
         assert!(places.windows(2).all(|pair| pair[1] - pair[0] >= third));
     }

@@ -106,7 +106,8 @@ pub(crate) struct Memory<'a> {
 unsafe impl Sync for Memory<'_> {}
 
 /// Elements to run a program for: `columns` neighbours of each of some rows. Element (i, j) has the
-/// row-major number `start + i * row + j`.
+/// row-major number `start + i * row + j`. Several rows are rows of the result or parts of such: they do
+/// not reach over the end of one.
 #[derive(Clone, Copy)]
 pub(crate) struct Part {
     pub(crate) start: usize,
