@@ -5,7 +5,7 @@
 //! | a command | before it starts, and between the steps of a plan (`Limits::check`) |
 //! | a kernel, on each of its threads | before every tile (`check_tile`) |
 //! | what gives work to a device that runs behind its launches | as it does ([`submit`]) |
-//! | a thread that waits for the call | between the commands that it runs; asleep, it is woken |
+//! | a thread that waits for the call | between the commands that it runs; asleep, it is woken, be it for a stream, a core, memory or a plan that it waits |
 //!
 //! The thread that runs a command knows the command's limits by a thread-local (`Limits::within`),
 //! which regions carry on to their helpers. Calls without limits cost a check for null per tile; with

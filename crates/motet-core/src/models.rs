@@ -292,6 +292,31 @@ fn loom_a_waiter_comes_back_when_its_call_is_cancelled() {
     });
 }
 
+/// A call that is cancelled while its caller waits for a core, with the turn of its stream: the caller
+/// comes back before the core is free, and who needs the stream after that gets on.
+#[test]
+fn loom_a_waiter_for_a_core_comes_back_when_its_call_is_cancelled() {
+    loom::model(|| {
+        let pool = Pool::new(1);
+        let operation = sum();
+        let s = stream(&pool);
+        let token = CancelToken::new();
+        let options = CallOptions {
+            cancel: Some(token.clone()),
+            ..Default::default()
+        };
+        let x = apply(operation.clone(), &[], &s, &Arc::new(options));
+        let y = lazy(&operation, &[], &s);
+        let core = pool.enter(Priority::Normal);
+        let other = spawn(move || get(&x).err().unwrap().kind());
+        token.cancel();
+        assert_eq!(other.join().unwrap(), ErrorKind::Cancelled);
+        drop(core);
+        assert_eq!(get(&y).unwrap(), 1);
+        assert_eq!(operation.runs.load(Ordering::Relaxed), 1);
+    });
+}
+
 /// Drives a future as an executor does.
 fn block_on(future: EvalFuture) -> Result<()> {
     struct Alarm(Mutex<bool>, Condvar);

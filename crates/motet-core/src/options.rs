@@ -28,7 +28,7 @@ pub struct CallOptions {
 }
 
 /// Those of a call that nobody said anything about.
-pub(crate) static NONE: CallOptions = CallOptions {
+pub static NONE: CallOptions = CallOptions {
     stream: None,
     cancel: None,
     deadline: None,

@@ -40,10 +40,10 @@ impl Parker {
                 continue;
             };
             let left = deadline.saturating_duration_since(Instant::now());
-            if left == Duration::ZERO {
-                return;
-            }
             state = state.wait_for(&self.condvar, left);
+            if left == Duration::ZERO {
+                break;
+            }
         }
         state.woken = false;
     }

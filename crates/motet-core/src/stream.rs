@@ -33,7 +33,7 @@ use smallvec::SmallVec;
 use crate::device::Device;
 use crate::error::Result;
 use crate::node::NodeCommand;
-use crate::options::CallOptions;
+use crate::options::{CallOptions, NONE};
 use crate::parker::Parker;
 use crate::pool::{Pool, Priority, Task};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -323,7 +323,11 @@ impl Strand {
     ) -> Progress {
         // Sleeping for a core with the turn in hand is the one exception to I4: whoever holds a
         // core always gets on, so this ends.
-        let mut permit = self.pool.enter(priority);
+        let entered = self.pool.enter_for(priority, options.unwrap_or(&NONE));
+        let Some(mut permit) = entered else {
+            self.give_back(self.queue.lock());
+            return Progress::Ended;
+        };
         loop {
             let mut queue = self.queue.lock();
             if self.completed.load(Ordering::Relaxed) >= until {

@@ -16,7 +16,7 @@ use motet_core::export::reader::ExportedFile;
 use motet_core::graph::{Graph, Node};
 use motet_core::memory::{MemoryScope, within};
 use motet_core::node::{Definition, Executable};
-use motet_core::options::CallOptions;
+use motet_core::options::{CallOptions, NONE};
 use motet_core::pool::{Pool, Priority};
 use motet_core::shape::Spec;
 use motet_core::stream::Stream;
@@ -222,7 +222,7 @@ impl Function {
         }
         let names: SmallVec<[&str; 4]> = keywords.iter().map(|(name, _)| *name).collect();
         *index = self.select(specs, &names)?;
-        let stream = self.option(|options| options.stream.as_ref());
+        let stream = self.options().stream.as_ref();
         let stream = stream.cloned().map_or_else(current_stream, Ok)?;
         match &self.plans {
             Some(plans) => self.call_plan(plans, &key, arguments, stream),
@@ -272,9 +272,9 @@ impl Function {
         plans.collect()
     }
 
-    /// One of the calls' options, where it was set.
-    fn option<T>(&self, which: impl FnOnce(&CallOptions) -> Option<&T>) -> Option<&T> {
-        self.options.as_deref().and_then(which)
+    /// The calls' options.
+    fn options(&self) -> &CallOptions {
+        self.options.as_deref().unwrap_or(&NONE)
     }
 
     fn with_options(&self, set: impl FnOnce(&mut CallOptions)) -> Function {
@@ -326,7 +326,7 @@ impl Function {
         arguments: &[Array],
         stream: Stream,
     ) -> Result<Vec<Array>> {
-        let scope = self.option(|options| options.memory.as_ref());
+        let scope = self.options().memory.as_ref();
         let make = || {
             let _build = build(&self.name);
             let (index, specs) = key;
@@ -341,8 +341,7 @@ impl Function {
                 None => Arc::clone(&self.file.functions[*index]),
             };
             // As in `import_function`; not while a closure is traced, which may wait for anything.
-            let priority = self.option(|options| options.priority.as_ref());
-            let priority = priority.copied().unwrap_or(Priority::Background);
+            let priority = self.options().priority.unwrap_or(Priority::Background);
             let _core = Pool::global().enter(priority);
             let plan = Plan::build(&graph, specs, true)?;
             let label = Arc::new(FunctionLabel {
@@ -351,7 +350,7 @@ impl Function {
             });
             Ok(CompiledCall { graph, plan, label })
         };
-        let call = plans.get_or_build(key, || within(scope, make))?;
+        let call = plans.get_or_build(key, self.options(), || within(scope, make))?;
         Ok(Array::from_executable(
             Arc::clone(&call) as Arc<dyn Executable>,
             arguments,
@@ -372,9 +371,9 @@ impl Function {
     ) -> Result<Vec<Array>> {
         let graph = &self.file.functions[index];
         let specs = graph.specialize(specs)?;
-        let constants = self.constants.get_or_build(&index, || {
+        let constants = self.constants.get_or_build(&index, self.options(), || {
             let readable = |(_, tensor): &(_, Tensor)| readable(tensor).map(Array::from_tensor);
-            within(self.option(|options| options.memory.as_ref()), || {
+            within(self.options().memory.as_ref(), || {
                 graph.constants.iter().map(readable).collect()
             })
         })?;

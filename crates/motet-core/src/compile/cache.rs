@@ -3,7 +3,8 @@
 //! A hit takes one short lock and waits for nobody. Nothing is locked while an entry is being made;
 //! only those who need that entry wait for it. A failure goes to all of them, and the next caller
 //! tries again; where it was memory that the maker did not have, whoever waited tries at once, as its
-//! own limits may be others.
+//! own limits may be others. An entry is for all: the end of the maker's call does not end the making.
+//! The end of a waiter's call ends its wait.
 //!
 //! ```text
 //!   absent --first caller--> Making --made--> Made --evicted--> absent
@@ -18,7 +19,9 @@ use rustc_hash::FxHashMap;
 
 use crate::cancel::unlimited;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{Condvar, Mutex, Rank, assert_unlocked, thread};
+use crate::options::CallOptions;
+use crate::parker::Parker;
+use crate::sync::{Mutex, Rank, assert_unlocked, thread};
 use crate::trace::{self, Cause};
 
 /// Values by key, each made by the first who asks for it.
@@ -42,8 +45,14 @@ enum Entry<V> {
 struct Flight<V> {
     /// Who makes the entry, and would wait for itself.
     maker: thread::ThreadId,
-    result: Mutex<Option<Result<Arc<V>>>>,
-    landed: Condvar,
+    landing: Mutex<Landing<V>>,
+}
+
+struct Landing<V> {
+    result: Option<Result<Arc<V>>>,
+    /// To be woken when there is one. Who waits adds itself in the step in which it finds none, so
+    /// nobody is missed.
+    waiters: Vec<Arc<Parker>>,
 }
 
 /// What a caller has to do.
@@ -72,13 +81,19 @@ impl<K: Clone + Eq + Hash, V> PlanCache<K, V> {
     ///
     /// # Errors
     /// What `build` returned, or that it panicked; the same for all who waited for it, a lack of memory
-    /// aside. Where `build` asks this cache for the same key.
-    pub fn get_or_build(&self, key: &K, build: impl FnOnce() -> Result<V>) -> Result<Arc<V>> {
+    /// aside. Where `build` asks this cache for the same key. Where the call of these options ends
+    /// while another thread makes the value.
+    pub fn get_or_build(
+        &self,
+        key: &K,
+        options: &CallOptions,
+        build: impl FnOnce() -> Result<V>,
+    ) -> Result<Arc<V>> {
         let flight = loop {
             match self.part(key) {
                 Part::Take(value) => return Ok(value),
                 Part::Make(flight) => break flight,
-                Part::Wait(flight) => match flight.wait() {
+                Part::Wait(flight) => match flight.wait(options) {
                     // Each time round one who tried has failed and gone, so this ends.
                     Err(error) if error.kind() == ErrorKind::Memory => {}
                     result => return result,
@@ -86,7 +101,6 @@ impl<K: Clone + Eq + Hash, V> PlanCache<K, V> {
             }
         };
         assert_unlocked();
-        // The entry is for all: the end of the call that it is made in does not end it.
         let result = catch_unwind(AssertUnwindSafe(|| unlimited(build)))
             .unwrap_or_else(|panic| Err(Error::from_panic("compile", &*panic)))
             .map(Arc::new);
@@ -120,8 +134,13 @@ impl<K: Clone + Eq + Hash, V> PlanCache<K, V> {
             None => {
                 let flight = Arc::new(Flight {
                     maker: thread::current().id(),
-                    result: Mutex::new(Rank::Leaf, None),
-                    landed: Condvar::new(),
+                    landing: Mutex::new(
+                        Rank::Leaf,
+                        Landing {
+                            result: None,
+                            waiters: Vec::new(),
+                        },
+                    ),
                 });
                 let entry = Entry::Making(Arc::clone(&flight));
                 entries.by_key.insert(key.clone(), entry);
@@ -167,23 +186,33 @@ impl<K: Clone + Eq + Hash, V> Entries<K, V> {
 
 impl<V> Flight<V> {
     fn land(&self, result: Result<Arc<V>>) {
-        *self.result.lock() = Some(result);
-        self.landed.notify_all();
+        let mut landing = self.landing.lock();
+        landing.result = Some(result);
+        let waiters = std::mem::take(&mut landing.waiters);
+        drop(landing);
+        waiters.iter().for_each(|waiter| waiter.unpark());
     }
 
-    fn wait(&self) -> Result<Arc<V>> {
+    fn wait(&self, options: &CallOptions) -> Result<Arc<V>> {
         assert_unlocked();
         if self.maker == thread::current().id() {
             let message = "the function calls itself with the inputs that it is being compiled for";
             return Err(Error::invalid("compile", message));
         }
         let _wait = trace::wait(Cause::Plan);
-        let mut result = self.result.lock();
+        let parker = Arc::<Parker>::default();
+        let _woken = options.cancel.as_ref().map(|token| token.wakes(&parker));
         loop {
-            if let Some(result) = &*result {
+            let mut landing = self.landing.lock();
+            if let Some(result) = &landing.result {
                 return result.clone();
             }
-            result = result.wait(&self.landed);
+            landing.waiters.push(Arc::clone(&parker));
+            drop(landing);
+            // Looks after the token knows of it, and before it sleeps. Who leaves stays listed: to be
+            // woken does it no harm.
+            options.check("compile")?;
+            parker.park(options.deadline);
         }
     }
 }
@@ -191,20 +220,22 @@ impl<V> Flight<V> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::cancel::CancelToken;
+    use crate::options::NONE;
     use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
     fn least_recently_used_goes_first() {
         let cache = PlanCache::new(2);
-        let get = |key| *cache.get_or_build(&key, || Ok(key * 10)).unwrap();
+        let get = |key| *cache.get_or_build(&key, &NONE, || Ok(key * 10)).unwrap();
         assert_eq!((get(1), get(2), get(1), get(3)), (10, 20, 10, 30));
         assert_eq!(cache.len(), 2);
-        let kept = cache.get_or_build(&1, || Err(Error::invalid("test", "evicted")));
+        let kept = cache.get_or_build(&1, &NONE, || Err(Error::invalid("test", "evicted")));
         assert_eq!(*kept.unwrap(), 10);
         assert!(
             cache
-                .get_or_build(&2, || Err(Error::invalid("test", "evicted")))
+                .get_or_build(&2, &NONE, || Err(Error::invalid("test", "evicted")))
                 .is_err()
         );
     }
@@ -212,12 +243,14 @@ mod tests {
     #[test]
     fn failures_and_panics_are_reported_and_may_be_tried_again() {
         let cache: PlanCache<u8, u8> = PlanCache::new(4);
-        let failed = cache.get_or_build(&0, || Err(Error::invalid("test", "no")));
+        let failed = cache.get_or_build(&0, &NONE, || Err(Error::invalid("test", "no")));
         assert_eq!(failed.unwrap_err().kind(), ErrorKind::Invalid);
-        let panicked = cache.get_or_build(&0, || panic!("on purpose")).unwrap_err();
+        let panicked = cache
+            .get_or_build(&0, &NONE, || panic!("on purpose"))
+            .unwrap_err();
         assert_eq!(panicked.kind(), ErrorKind::Internal);
         assert!(panicked.to_string().contains("on purpose"));
-        assert_eq!(*cache.get_or_build(&0, || Ok(7)).unwrap(), 7);
+        assert_eq!(*cache.get_or_build(&0, &NONE, || Ok(7)).unwrap(), 7);
     }
 
     #[test]
@@ -226,7 +259,7 @@ mod tests {
         let started = Barrier::new(2);
         std::thread::scope(|scope| {
             let maker = scope.spawn(|| {
-                cache.get_or_build(&0, || {
+                cache.get_or_build(&0, &NONE, || {
                     started.wait();
                     // Until the other one waits, which holds its flight.
                     let waited_for = || match cache.entries.lock().by_key.get(&0) {
@@ -244,32 +277,66 @@ mod tests {
                 })
             });
             started.wait();
-            assert_eq!(*cache.get_or_build(&0, || Ok(7)).unwrap(), 7);
+            assert_eq!(*cache.get_or_build(&0, &NONE, || Ok(7)).unwrap(), 7);
             let error = maker.join().unwrap().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Memory);
         });
     }
 
     #[test]
+    fn who_waits_leaves_when_its_call_ends_and_the_making_goes_on() {
+        let cache: PlanCache<u8, u8> = PlanCache::new(4);
+        let token = CancelToken::new();
+        let options = CallOptions {
+            cancel: Some(token.clone()),
+            ..CallOptions::default()
+        };
+        let (started, finish) = (Barrier::new(2), Barrier::new(2));
+        std::thread::scope(|scope| {
+            let maker = scope.spawn(|| {
+                // The end of its own call does not end the making either.
+                cache.get_or_build(&0, &options, || {
+                    started.wait();
+                    finish.wait();
+                    Ok(7)
+                })
+            });
+            started.wait();
+            let waiter = scope.spawn(|| cache.get_or_build(&0, &options, || Ok(8)));
+            token.cancel();
+            let error = waiter.join().unwrap().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Cancelled);
+            let late = CallOptions {
+                deadline: Some(std::time::Instant::now()),
+                ..CallOptions::default()
+            };
+            let error = cache.get_or_build(&0, &late, || Ok(9)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+            finish.wait();
+            assert_eq!(*maker.join().unwrap().unwrap(), 7);
+        });
+    }
+
+    #[test]
     fn a_build_that_needs_itself_fails() {
         let cache: PlanCache<u8, u8> = PlanCache::new(4);
-        let build = || cache.get_or_build(&0, || Ok(0)).map(|value| *value);
-        let error = cache.get_or_build(&0, build).unwrap_err();
+        let build = || cache.get_or_build(&0, &NONE, || Ok(0)).map(|value| *value);
+        let error = cache.get_or_build(&0, &NONE, build).unwrap_err();
         assert!(error.to_string().contains("calls itself"), "{error}");
         // Another key is no cycle.
-        let build = || cache.get_or_build(&1, || Ok(1)).map(|value| *value);
-        assert_eq!(*cache.get_or_build(&0, build).unwrap(), 1);
+        let build = || cache.get_or_build(&1, &NONE, || Ok(1)).map(|value| *value);
+        assert_eq!(*cache.get_or_build(&0, &NONE, build).unwrap(), 1);
     }
 
     #[test]
     fn a_hit_does_not_wait_for_a_build_and_waiters_share_one() {
         let cache: PlanCache<u8, u8> = PlanCache::new(4);
-        cache.get_or_build(&1, || Ok(1)).unwrap();
+        cache.get_or_build(&1, &NONE, || Ok(1)).unwrap();
         let (started, finish) = (Barrier::new(2), Barrier::new(2));
         let builds = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                cache.get_or_build(&2, || {
+                cache.get_or_build(&2, &NONE, || {
                     started.wait();
                     finish.wait();
                     builds.fetch_add(1, Ordering::Relaxed);
@@ -278,9 +345,9 @@ mod tests {
             });
             started.wait();
             // The build of 2 cannot end before this hit has.
-            assert_eq!(*cache.get_or_build(&1, || Ok(0)).unwrap(), 1);
+            assert_eq!(*cache.get_or_build(&1, &NONE, || Ok(0)).unwrap(), 1);
             let waiter = scope.spawn(|| {
-                cache.get_or_build(&2, || {
+                cache.get_or_build(&2, &NONE, || {
                     builds.fetch_add(1, Ordering::Relaxed);
                     Ok(2)
                 })
@@ -298,6 +365,8 @@ mod tests {
 #[cfg(all(test, loom, not(shuttle)))]
 mod loom_models {
     use super::*;
+    use crate::cancel::CancelToken;
+    use crate::options::NONE;
     use loom::sync::atomic::{AtomicUsize, Ordering};
     use loom::thread;
 
@@ -308,7 +377,7 @@ mod loom_models {
             let builds = Arc::new(AtomicUsize::new(0));
             let ask = |cache: &PlanCache<u8, usize>, builds: &AtomicUsize| {
                 let build = || Ok(builds.fetch_add(1, Ordering::Relaxed) + 40);
-                *cache.get_or_build(&0, build).unwrap()
+                *cache.get_or_build(&0, &NONE, build).unwrap()
             };
             let others = [(); 2].map(|()| {
                 let (cache, builds) = (Arc::clone(&cache), Arc::clone(&builds));
@@ -328,11 +397,13 @@ mod loom_models {
             let cache: Arc<PlanCache<u8, u8>> = Arc::new(PlanCache::new(1));
             let other = {
                 let cache = Arc::clone(&cache);
-                thread::spawn(move || cache.get_or_build(&0, || Err(Error::invalid("a", "no"))))
+                thread::spawn(move || {
+                    cache.get_or_build(&0, &NONE, || Err(Error::invalid("a", "no")))
+                })
             };
-            let mine = cache.get_or_build(&0, || Err(Error::invalid("b", "no")));
+            let mine = cache.get_or_build(&0, &NONE, || Err(Error::invalid("b", "no")));
             assert!(mine.is_err() && other.join().unwrap().is_err());
-            assert_eq!(*cache.get_or_build(&0, || Ok(3)).unwrap(), 3);
+            assert_eq!(*cache.get_or_build(&0, &NONE, || Ok(3)).unwrap(), 3);
         });
     }
 
@@ -343,12 +414,41 @@ mod loom_models {
             let poor = {
                 let cache = Arc::clone(&cache);
                 let refused = || Err(Error::new(ErrorKind::Memory, "a", "no"));
-                thread::spawn(move || cache.get_or_build(&0, refused).map(|value| *value))
+                thread::spawn(move || cache.get_or_build(&0, &NONE, refused).map(|value| *value))
             };
-            assert_eq!(*cache.get_or_build(&0, || Ok(3)).unwrap(), 3);
+            assert_eq!(*cache.get_or_build(&0, &NONE, || Ok(3)).unwrap(), 3);
             // It has it from the other one, or was the first and failed alone.
             let poor = poor.join().unwrap().map_err(|error| error.kind());
             assert!(poor == Ok(3) || poor == Err(ErrorKind::Memory));
+        });
+    }
+
+    /// One waiter goes, the other one is woken all the same.
+    #[test]
+    fn loom_a_waiter_whose_call_ends() {
+        loom::model(|| {
+            let cache: Arc<PlanCache<u8, u8>> = Arc::new(PlanCache::new(1));
+            let token = CancelToken::new();
+            let goes = thread::spawn({
+                let options = CallOptions {
+                    cancel: Some(token.clone()),
+                    ..CallOptions::default()
+                };
+                let cache = Arc::clone(&cache);
+                move || {
+                    cache
+                        .get_or_build(&0, &options, || Ok(3))
+                        .map(|value| *value)
+                }
+            });
+            let stays = thread::spawn({
+                let cache = Arc::clone(&cache);
+                move || *cache.get_or_build(&0, &NONE, || Ok(3)).unwrap()
+            });
+            token.cancel();
+            assert_eq!(stays.join().unwrap(), 3);
+            let gone = goes.join().unwrap().map_err(|error| error.kind());
+            assert!(gone == Ok(3) || gone == Err(ErrorKind::Cancelled));
         });
     }
 
@@ -358,10 +458,10 @@ mod loom_models {
             let cache: Arc<PlanCache<u8, u8>> = Arc::new(PlanCache::new(1));
             let other = {
                 let cache = Arc::clone(&cache);
-                thread::spawn(move || *cache.get_or_build(&1, || Ok(1)).unwrap())
+                thread::spawn(move || *cache.get_or_build(&1, &NONE, || Ok(1)).unwrap())
             };
-            assert_eq!(*cache.get_or_build(&0, || Ok(0)).unwrap(), 0);
-            assert_eq!(*cache.get_or_build(&1, || Ok(1)).unwrap(), 1);
+            assert_eq!(*cache.get_or_build(&0, &NONE, || Ok(0)).unwrap(), 0);
+            assert_eq!(*cache.get_or_build(&1, &NONE, || Ok(1)).unwrap(), 1);
             assert_eq!(other.join().unwrap(), 1);
             assert_eq!(cache.len(), 1);
         });

@@ -13,6 +13,8 @@
 //!              in the line     +---- it stays away: with the first in the line, or with anyone
 //! ```
 //!
+//! A thread leaves the line with a core, or without one when its call ends.
+//!
 //! Invariants:
 //! - `state` counts free cores, kept ones, and threads in the line, in one word that changes in one
 //!   step: a core is in one place, and no more threads run than there are cores.
@@ -40,8 +42,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Priority;
+use crate::options::{CallOptions, NONE};
+use crate::parker::Parker;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{Condvar, Guard, Mutex, Rank, assert_unlocked};
+use crate::sync::{Guard, Mutex, Rank, assert_unlocked};
 use crate::trace::{self, Cause};
 
 #[cfg(loom)]
@@ -168,7 +172,7 @@ struct Waiter {
     due: Nanos,
     /// Written and read under the line's lock.
     served: AtomicBool,
-    condvar: Condvar,
+    parker: Arc<Parker>,
 }
 
 /// The right to run on a core. Dropping it gives the core back.
@@ -253,23 +257,26 @@ impl Cores {
         }
     }
 
-    /// Takes a core, waiting in line for it if need be. `returns` says that the thread is likely to
-    /// want one again soon after it gave it back.
-    pub(super) fn enter(&self, priority: Priority, returns: bool) -> CorePermit<'_> {
+    /// Takes a core, waiting in line for it if need be, unless the call of these options ends before.
+    /// `returns` says that the thread is likely to want one again soon after it gave it back.
+    pub(super) fn enter(
+        &self,
+        priority: Priority,
+        returns: bool,
+        options: &CallOptions,
+    ) -> Option<CorePermit<'_>> {
         assert_unlocked();
         let outer = seat();
         let owns = !self.seated(&outer);
-        if owns {
-            self.take(&outer, priority);
-        }
-        CorePermit {
+        let entered = !owns || self.take(&outer, priority, options);
+        entered.then(|| CorePermit {
             cores: self,
             owns,
             outer,
             returns,
             _slot: None,
             not_send: PhantomData,
-        }
+        })
     }
 
     /// Takes a core if one is free.
@@ -320,7 +327,8 @@ impl Cores {
     pub(super) fn yield_to_waiters(&self) {
         if self.contended() && self.goes_first(self.first_due()) {
             self.give(None);
-            self.take(&Seat::default(), seat().priority);
+            // Whoever is in the middle of a step has to have a core again, whatever ends meanwhile.
+            self.take(&Seat::default(), seat().priority, &NONE);
         }
     }
 
@@ -348,7 +356,8 @@ impl Cores {
         std::process::id() != self.process
     }
 
-    fn take(&self, before: &Seat, priority: Priority) {
+    /// Whether a core is the thread's now: it is, unless the call of these options has ended before.
+    fn take(&self, before: &Seat, priority: Priority, options: &CallOptions) -> bool {
         let now = self.now();
         let own = before.cores == self.address();
         let (mut since, mut due) = (now, now.saturating_add(nanos(priority.patience())));
@@ -360,7 +369,9 @@ impl Cores {
                 (since, due) = (before.since, before.due);
             }
         } else if !self.orphaned() {
-            self.wait_in_line(due);
+            if !self.wait_in_line(due, options) {
+                return false;
+            }
             since = self.now();
         }
         SEAT.with(|cell| {
@@ -369,10 +380,12 @@ impl Cores {
                 ..self.seat(since, priority)
             })
         });
+        true
     }
 
-    /// Waits until a core is this thread's, unless there is one.
-    fn wait_in_line(&self, due: Nanos) {
+    /// Waits until a core is this thread's, unless there is one. False where the call of these options
+    /// has ended before: the thread has left the line then.
+    fn wait_in_line(&self, due: Nanos, options: &CallOptions) -> bool {
         let _wait = trace::wait(Cause::Core);
         let mut line = self.line.lock();
         let mut joined = false;
@@ -383,29 +396,47 @@ impl Cores {
             Some(core.unwrap_or(State { waiting, ..state }))
         });
         if !joined {
-            return;
+            return true;
         }
         let waiter = Arc::new(Waiter {
             due,
             served: AtomicBool::new(false),
-            condvar: Condvar::new(),
+            parker: Arc::default(),
         });
         let at = line.partition_point(|other| other.due <= due);
         line.insert(at, Arc::clone(&waiter));
         self.note_first(&line);
-        while !waiter.served.load(Ordering::Relaxed) {
-            let is_first = line
-                .front()
-                .is_some_and(|first| Arc::ptr_eq(first, &waiter));
-            if !is_first || self.times.lease.is_zero() {
-                line = line.wait(&waiter.condvar);
-            } else if self.change(|state| self.abandoned(state).then_some(state)?.take_kept()) {
-                self.serve_first(line);
-                return;
-            } else {
-                line = line.wait_for(&waiter.condvar, self.times.absence);
+        drop(line);
+        // From here on the parker is woken by whoever serves, by who makes it the first, and by the
+        // token: what happens between a look and the sleep is not missed.
+        let _woken = options.cancel.as_ref().map(|t| t.wakes(&waiter.parker));
+        loop {
+            let line = self.line.lock();
+            if waiter.served.load(Ordering::Relaxed) {
+                return true;
             }
+            let first = line.front().is_some_and(|w| Arc::ptr_eq(w, &waiter));
+            let looks = first && !self.times.lease.is_zero();
+            if looks && self.change(|state| self.abandoned(state).then_some(state)?.take_kept()) {
+                self.serve_first(line);
+                return true;
+            }
+            if options.check("eval").is_err() {
+                self.leave_line(line, &waiter);
+                return false;
+            }
+            drop(line);
+            let next_look = looks.then(|| Instant::now().checked_add(self.times.absence));
+            let times = [options.deadline, next_look.flatten()];
+            waiter.parker.park(times.into_iter().flatten().min());
         }
+    }
+
+    /// A waiter that has not been served goes.
+    fn leave_line(&self, mut line: Guard<'_, VecDeque<Arc<Waiter>>>, waiter: &Arc<Waiter>) {
+        line.retain(|other| !Arc::ptr_eq(other, waiter));
+        self.change(|state| state.leave_line());
+        self.first_has_changed(line);
     }
 
     /// Gives a core back, or keeps it, since this time, for the calling thread: then true.
@@ -441,16 +472,18 @@ impl Cores {
         };
         self.change(|state| state.leave_line());
         first.served.store(true, Ordering::Relaxed);
+        self.first_has_changed(line);
+        first.parker.unpark();
+    }
+
+    /// Who is the first now has to look after kept cores.
+    fn first_has_changed(&self, line: Guard<'_, VecDeque<Arc<Waiter>>>) {
         self.note_first(&line);
-        // Who is the first now has to look after kept cores.
-        let next = line
-            .front()
-            .filter(|_| !self.times.lease.is_zero())
-            .cloned();
+        let looks = !self.times.lease.is_zero();
+        let next = line.front().filter(|_| looks).cloned();
         drop(line);
-        first.condvar.notify_one();
         if let Some(next) = next {
-            next.condvar.notify_one();
+            next.parker.unpark();
         }
     }
 

@@ -42,6 +42,7 @@ pub use cores::CorePermit;
 pub use priority::Priority;
 
 use crate::cancel::check_tile;
+use crate::options::{CallOptions, NONE};
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, Rank, thread};
 use crate::tuning;
@@ -158,14 +159,27 @@ impl Pool {
     /// Threads with work in the background never have all cores, where there are several, nor have they and
     /// their helpers: one is at once there for whoever comes with other work.
     pub fn enter(&self, priority: Priority) -> CorePermit<'_> {
+        let entered = self.enter_for(priority, &NONE);
+        entered.expect("a wait without options ends with a core")
+    }
+
+    /// As [`enter`](Pool::enter), unless the call of these options ends before the thread has a core.
+    pub(crate) fn enter_for(
+        &self,
+        priority: Priority,
+        options: &CallOptions,
+    ) -> Option<CorePermit<'_>> {
         let Shared {
             cores, background, ..
         } = &*self.shared;
         // Who has a slot has a core or is in line for one, and gets on: so this wait ends as that does,
         // also with a turn in hand.
         let needs_slot = priority == Priority::Background && !cores.has_one();
-        let slot = needs_slot.then(|| background.enter(priority, false));
-        cores.enter(priority, true).with(slot)
+        let slot = match needs_slot {
+            true => Some(background.enter(priority, false, options)?),
+            false => None,
+        };
+        Some(cores.enter(priority, true, options)?.with(slot))
     }
 
     /// As [`CorePermit::yield_to_waiters`], for the core that the calling thread has; does nothing
@@ -428,7 +442,8 @@ impl Worker {
             helped = matches!(job, Job::Help(_));
             match job {
                 Job::Tasks(priority) => {
-                    let mut permit = shared.cores.enter(priority, false);
+                    let permit = shared.cores.enter(priority, false, &NONE);
+                    let mut permit = permit.expect("a wait without options ends with a core");
                     while let Some(next) = shared.next_task() {
                         permit.set_priority(next.priority);
                         next.task.run();

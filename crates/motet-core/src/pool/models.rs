@@ -11,9 +11,11 @@ use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 
-use super::cores::{Cores, Times};
+use super::cores::{CorePermit, Cores, Times};
 use super::region::Region;
 use super::{Pool, Priority, Task};
+use crate::cancel::CancelToken;
+use crate::options::{CallOptions, NONE};
 use crate::sync::{Condvar, Mutex, Rank};
 
 /// A region of `tiles` whose result cell is written when it has returned: nobody may read it then.
@@ -189,10 +191,15 @@ fn occupy(cell: &Shareable) {
     cell.get().with_mut(|value| unsafe { *value += 1 });
 }
 
+fn enter(cores: &Cores) -> CorePermit<'_> {
+    let entered = cores.enter(Priority::Normal, true, &NONE);
+    entered.unwrap()
+}
+
 #[test]
 fn loom_cores_are_handed_over_without_lost_wake_up() {
     check_cores(3, Times::NONE, |cores, cell| {
-        let _core = cores.enter(Priority::Normal, true);
+        let _core = enter(cores);
         occupy(cell);
     });
 }
@@ -200,7 +207,7 @@ fn loom_cores_are_handed_over_without_lost_wake_up() {
 #[test]
 fn loom_cores_yielded_come_back() {
     check_cores(2, Times::NONE, |cores, cell| {
-        let mut core = cores.enter(Priority::Normal, true);
+        let mut core = enter(cores);
         occupy(cell);
         core.yield_to_waiters();
         occupy(cell);
@@ -213,7 +220,7 @@ fn loom_cores_taken_without_waiting_are_counted() {
         if let Some(_core) = cores.try_enter() {
             occupy(cell);
         }
-        let _core = cores.enter(Priority::Normal, true);
+        let _core = enter(cores);
         occupy(cell);
     });
 }
@@ -222,7 +229,7 @@ fn loom_cores_taken_without_waiting_are_counted() {
 #[test]
 fn loom_cores_that_are_kept_go_to_who_waits() {
     check_cores(3, KEPT, |cores, cell| {
-        let _core = cores.enter(Priority::Normal, true);
+        let _core = enter(cores);
         occupy(cell);
     });
 }
@@ -231,7 +238,7 @@ fn loom_cores_that_are_kept_go_to_who_waits() {
 fn loom_cores_that_are_kept_are_there_for_who_comes_back() {
     check_cores(2, KEPT, |cores, cell| {
         for _ in 0..2 {
-            let _core = cores.enter(Priority::Normal, true);
+            let _core = enter(cores);
             occupy(cell);
         }
     });
@@ -243,9 +250,53 @@ fn loom_cores_that_are_kept_are_counted_by_those_who_do_not_wait() {
         if let Some(_core) = cores.try_enter() {
             occupy(cell);
         }
-        let _core = cores.enter(Priority::Normal, true);
+        let _core = enter(cores);
         occupy(cell);
     });
+}
+
+/// Who leaves the line takes no core with it, nor the wake-up of who comes behind it.
+fn check_leaving(times: Times) {
+    model(2, move || {
+        let shared = Arc::new((Cores::new(1, times), Shareable(UnsafeCell::new(0))));
+        let token = CancelToken::new();
+        let held = enter(&shared.0);
+        let leaves = thread::spawn({
+            let (shared, token) = (Arc::clone(&shared), token.clone());
+            move || {
+                let options = CallOptions {
+                    cancel: Some(token),
+                    ..CallOptions::default()
+                };
+                if let Some(_core) = shared.0.enter(Priority::Normal, true, &options) {
+                    occupy(&shared.1);
+                }
+            }
+        });
+        let stays = thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || {
+                let _core = enter(&shared.0);
+                occupy(&shared.1);
+            }
+        });
+        occupy(&shared.1);
+        token.cancel();
+        drop(held);
+        leaves.join().unwrap();
+        stays.join().unwrap();
+        assert_eq!(shared.0.free(), 1);
+    });
+}
+
+#[test]
+fn loom_cores_whose_line_is_left() {
+    check_leaving(Times::NONE);
+}
+
+#[test]
+fn loom_cores_that_are_kept_whose_line_is_left() {
+    check_leaving(KEPT);
 }
 
 /// A task that counts its runs.

@@ -4,13 +4,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::cores::Times;
 use super::{Pool, Priority, Shared, Task};
 use crate::cancel::{CancelToken, Limits, unlimited};
 use crate::error::Error;
-use crate::options::CallOptions;
+use crate::options::{CallOptions, NONE};
 
 /// A cost that always makes a region.
 const COSTLY: usize = 1 << 30;
@@ -326,12 +326,46 @@ fn wait_behind<'scope>(
 ) {
     let before = pool.shared.cores.waiting();
     scope.spawn(move || {
-        let _core = pool.shared.cores.enter(priority, false);
+        let _core = pool.shared.cores.enter(priority, false, &NONE);
         then();
     });
     while pool.shared.cores.waiting() == before {
         thread::yield_now();
     }
+}
+
+#[test]
+fn a_call_that_ends_does_not_wait_for_a_core() {
+    let pool = Pool::new(1);
+    let token = CancelToken::new();
+    let cancelled = CallOptions {
+        cancel: Some(token.clone()),
+        ..CallOptions::default()
+    };
+    let late = CallOptions {
+        deadline: Some(Instant::now()),
+        ..CallOptions::default()
+    };
+    thread::scope(|scope| {
+        // Never given back while the others wait.
+        let core = pool.enter(Priority::Normal);
+        let leaves = scope.spawn(|| pool.enter_for(Priority::Normal, &cancelled).is_none());
+        while pool.shared.cores.waiting() == 0 {
+            thread::yield_now();
+        }
+        wait_behind(scope, &pool, Priority::Normal, || ());
+        token.cancel();
+        assert!(leaves.join().unwrap());
+        assert!(
+            scope
+                .spawn(|| pool.enter_for(Priority::Background, &late).is_none())
+                .join()
+                .unwrap()
+        );
+        assert_eq!(pool.shared.cores.waiting(), 1);
+        drop(core);
+    });
+    assert_eq!(pool.shared.cores.free(), 1);
 }
 
 #[test]
