@@ -89,9 +89,9 @@ impl CancelToken {
     ///
     /// Once this has returned, none of these calls gives any more work to a device. On the CPU, where
     /// the threads are the device, none of them takes a further step of its plan or tile of its
-    /// kernel: what a thread has begun, at most a tile, it ends. A tile takes microseconds, with a few
-    /// exceptions that cannot be divided: a line that is sorted, scanned or transformed, a scatter, a
-    /// factorisation of one matrix. Threads that wait for such a call return, even while other work
+    /// kernel: what a thread has begun, at most a tile, it ends. A tile takes microseconds, or
+    /// milliseconds where lines of many thousands of elements are sorted. What cannot be divided is the
+    /// Fourier transform of one line and the factorisation of one matrix. Threads that wait for such a call return, even while other work
     /// keeps its stream busy.
     ///
     /// Any thread may call this at any time, also one that runs the call. It does not wait for

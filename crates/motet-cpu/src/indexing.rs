@@ -236,16 +236,23 @@ impl<T: Number> Step for ScatterStep<T> {
         if size == 0 {
             return Ok(());
         }
-        for (number, updates) in updates.chunks_exact(size).enumerate() {
-            let start = blocks.start(&indices, number)?;
-            blocks.walk.runs(0..size, |at, [offset], len| {
-                for (i, &update) in updates[at..at + len].iter().enumerate() {
-                    let place = &mut out[start + offset as usize + i * step];
-                    *place = combine(*place, update);
-                }
-            });
-        }
-        Ok(())
+        // In order: later updates of an element come on top of earlier ones.
+        let group = (TILE / size).max(1);
+        let pieces = updates.chunks(group * size).enumerate();
+        let mut pieces = pieces.map(|(piece, updates)| (piece * group, updates));
+        launch.pool.for_each_in_order(pieces.len(), |_| {
+            let (first, updates) = pieces.next().unwrap_or_default();
+            for (number, updates) in updates.chunks_exact(size).enumerate() {
+                let start = blocks.start(&indices, first + number)?;
+                blocks.walk.runs(0..size, |at, [offset], len| {
+                    for (i, &update) in updates[at..at + len].iter().enumerate() {
+                        let place = &mut out[start + offset as usize + i * step];
+                        *place = combine(*place, update);
+                    }
+                });
+            }
+            Ok(())
+        })
     }
 }
 

@@ -1,17 +1,21 @@
 //! Sorting and running combinations (cumulative sums and their kin) along an axis.
 //!
 //! Both see the input as (outer, axis, inner). Sorts are cut into groups of lines, scans into
-//! blocks of one outer index. Half types are scanned in float32 and each result is rounded.
+//! blocks of one outer index; long lines and blocks are cut further ([`sort_line`],
+//! [`ScanStep::block`]). Half types are scanned in float32 and each result is rounded.
 
 use std::cmp::Ordering;
+use std::convert::Infallible;
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::Mutex;
 
 use half::f16;
 use motet_core::backend::{Launch, Step};
 use motet_core::dtype::{Dtype, Element};
 use motet_core::error::{Error, Result};
 use motet_core::kernel::{Kernel, ScanOp};
+use motet_core::pool::Pool;
 use motet_core::shape::Layout;
 
 use crate::convert::{bf16_to_f32, f16_to_f32, f32_to_bf16};
@@ -126,7 +130,7 @@ impl<T: Number> Step for SortStep<T> {
         sort_lines::<T, T>(&self.0, launch, |x, line, sorted| {
             sorted.clear();
             sorted.extend(line.map(|i| x[i]));
-            sorted.sort_by(compare);
+            sort_line(launch.pool, sorted, compare);
         })
     }
 }
@@ -141,7 +145,7 @@ impl<T: Number> Step for ArgSortStep<T> {
             order.clear();
             order.extend(0..lines.len as u32);
             let value = |i: u32| x[first + i as usize * lines.inner];
-            order.sort_by(|&a, &b| compare(&value(a), &value(b)));
+            sort_line(launch.pool, order, |&a, &b| compare(&value(a), &value(b)));
         })
     }
 }
@@ -172,6 +176,94 @@ fn sort_lines<T: Number, O: Element>(
             }
         });
     Ok(())
+}
+
+/// Elements that are sorted at once, in a few milliseconds.
+const RUN: usize = 128 << 10;
+
+/// Sorts, stably: a long line in runs, which are then merged, two to one. All of it in tiles, so that
+/// threads share it, and others need not wait for its end.
+fn sort_line<T: Copy + Send + Sync>(
+    pool: &Pool,
+    line: &mut Vec<T>,
+    compare: impl Fn(&T, &T) -> Ordering + Sync,
+) {
+    let runs = line.chunks_mut(RUN);
+    each(pool, runs, 30 * RUN, |_, run| run.sort_by(&compare));
+    let (len, mut width) = (line.len(), RUN);
+    let mut merged = line.clone();
+    while width < len {
+        let from = &*line;
+        each(pool, merged.chunks_mut(RUN), 5 * RUN, |number, part| {
+            // Which two runs the part is merged from, and where in the result it starts.
+            let (first, start) = (number * RUN / (2 * width) * 2 * width, number * RUN);
+            let (middle, end) = ((first + width).min(len), (first + 2 * width).min(len));
+            merge(
+                &from[first..middle],
+                &from[middle..end],
+                start - first,
+                part,
+                &compare,
+            );
+        });
+        std::mem::swap(line, &mut merged);
+        width *= 2;
+    }
+}
+
+/// Calls `run` with each part and its number, as tiles.
+fn each<'a, T: Send + 'a>(
+    pool: &Pool,
+    parts: impl Iterator<Item = &'a mut [T]>,
+    cost_ns: usize,
+    run: impl Fn(usize, &mut [T]) + Sync,
+) {
+    // Each tile takes its part out.
+    let parts: Vec<_> = parts.map(|part| Mutex::new(Some(part))).collect();
+    pool.for_each_tile(parts.len(), cost_ns, &|tile| {
+        let part = parts[tile].lock().map(|mut part| part.take());
+        if let Ok(Some(part)) = part {
+            run(tile, part);
+        }
+    });
+}
+
+/// Fills `part` with what two sorted runs give together from element `start` on; of equal ones, those
+/// of the first run go first.
+fn merge<T: Copy>(
+    first: &[T],
+    second: &[T],
+    start: usize,
+    part: &mut [T],
+    compare: impl Fn(&T, &T) -> Ordering,
+) {
+    // How many of the `start` elements before are of the first run, by bisection.
+    let (mut low, mut high) = (start.saturating_sub(second.len()), start.min(first.len()));
+    while low < high {
+        let i = low.midpoint(high);
+        match compare(&first[i], &second[start - i - 1]) {
+            Ordering::Greater => high = i,
+            _ => low = i + 1,
+        }
+    }
+    let (first, second) = (&first[low..], &second[start - low..]);
+    let (mut i, mut j) = (0, 0);
+    // No branch on what is compared: it could not be predicted.
+    while let (Some(a), Some(b)) = (first.get(i), second.get(j))
+        && let Some(element) = part.get_mut(i + j)
+    {
+        let later = compare(a, b) == Ordering::Greater;
+        *element = if later { *b } else { *a };
+        j += usize::from(later);
+        i += usize::from(!later);
+    }
+    let rest = &mut part[i + j..];
+    let left = if i < first.len() {
+        &first[i..]
+    } else {
+        &second[j..]
+    };
+    rest.copy_from_slice(&left[..rest.len()]);
 }
 
 #[derive(Clone, Copy)]
@@ -284,19 +376,23 @@ impl<T: Element, S: Number, O: Element, C: Fn(S, S) -> S + Send + Sync + 'static
         })
     }
 
-    /// One outer index: all lines side by side, row after row.
-    fn block(&self, x: &[T], out: &mut [O]) {
+    /// One outer index: all lines side by side, row after row, some rows at once.
+    fn block(&self, pool: &Pool, x: &[T], out: &mut [O]) {
         let (len, inner) = (self.lines.len, self.lines.inner);
         let mut sums = vec![self.identity; inner];
-        for i in 0..len {
-            let i = if self.order.reverse { len - 1 - i } else { i };
-            let row: Range<usize> = i * inner..(i + 1) * inner;
-            for ((sum, &x), out) in sums.iter_mut().zip(&x[row.clone()]).zip(&mut out[row]) {
-                let next = (self.combine)(*sum, (self.load)(x));
-                *out = (self.store)(if self.order.inclusive { next } else { *sum });
-                *sum = next;
+        let group = (TILE / inner).max(1);
+        let Ok(()) = pool.for_each_in_order(len.div_ceil(group), |piece| {
+            for i in piece * group..((piece + 1) * group).min(len) {
+                let i = if self.order.reverse { len - 1 - i } else { i };
+                let row: Range<usize> = i * inner..(i + 1) * inner;
+                for ((sum, &x), out) in sums.iter_mut().zip(&x[row.clone()]).zip(&mut out[row]) {
+                    let next = (self.combine)(*sum, (self.load)(x));
+                    *out = (self.store)(if self.order.inclusive { next } else { *sum });
+                    *sum = next;
+                }
             }
-        }
+            Ok::<(), Infallible>(())
+        });
     }
 }
 
@@ -318,7 +414,7 @@ impl<T: Element, S: Number, O: Element, C: Fn(S, S) -> S + Send + Sync + 'static
                 for outer in tile * group..((tile + 1) * group).min(self.lines.outer) {
                     let range = outer * block..(outer + 1) * block;
                     // SAFETY: this outer index is this tile's alone.
-                    self.block(&x[range.clone()], unsafe { out.part(range) });
+                    self.block(launch.pool, &x[range.clone()], unsafe { out.part(range) });
                 }
             });
         Ok(())
@@ -364,6 +460,23 @@ mod tests {
             }
         }
         assert_eq!(sorted::<f32>(&[0, 3], 1, &[]).0, [0.0; 0]);
+    }
+
+    #[test]
+    fn long_lines_are_sorted_in_runs_as_at_once() {
+        for cores in [1, 3] {
+            let pool = Pool::new(cores);
+            for len in [RUN, RUN + 1, 2 * RUN, 3 * RUN - 1, 5 * RUN + 17] {
+                // Few values, each with the place where it was, which is not compared.
+                let line: Vec<(u32, usize)> = (0..len)
+                    .map(|i| (i.wrapping_mul(2_654_435_761) as u32 >> 25, i))
+                    .collect();
+                let (mut got, mut expected) = (line.clone(), line);
+                sort_line(&pool, &mut got, |a, b| a.0.cmp(&b.0));
+                expected.sort_by_key(|&(value, _)| value);
+                assert!(got == expected, "{len} elements, {cores} cores");
+            }
+        }
     }
 
     #[test]

@@ -439,6 +439,32 @@ fn s34_a_timeout_ends_a_call_within_one_operation() {
 }
 
 #[test]
+fn s34_a_timeout_ends_kernels_that_have_one_long_line() {
+    let size = 4 << 20;
+    let x = motet::random::uniform(0.0, 1.0, [size], None, None).unwrap();
+    // Each takes longer than so many milliseconds, and so does its call if that is all that can end it.
+    type Kernel = fn(&Array) -> Result<Array>;
+    let kernels: [(u64, Kernel); 4] = [
+        (10, |x| ops::sort(x, 0)),
+        (10, |x| ops::argsort(x, 0)),
+        (2, |x| ops::cumsum(x, 0, ops::Scan::default())),
+        (2, |x| {
+            let places = ops::zeros([x.size()], Dtype::Uint32)?;
+            let updates = x.reshape([-1, 1])?;
+            ops::scatter_add(x, &[places], &updates, [0])
+        }),
+    ];
+    for (milliseconds, kernel) in kernels {
+        let function = motet::compile(move |x: &[Array]| Ok(vec![kernel(&x[0])?]));
+        // Makes the plan.
+        function.call(from_ref(&x)).unwrap()[0].eval().unwrap();
+        let late = function.deadline(Instant::now() + Duration::from_millis(milliseconds));
+        let late = late.call(from_ref(&x)).unwrap();
+        assert_eq!(kind(late[0].eval()), Some(ErrorKind::DeadlineExceeded));
+    }
+}
+
+#[test]
 fn s34_a_deadline_at_any_moment_leaves_the_function_as_it_was() {
     on_both_paths(|compiled| {
         let kept = model("a", compiled);

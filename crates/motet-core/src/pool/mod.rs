@@ -36,6 +36,7 @@ mod region;
 mod tests;
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 pub use cores::CorePermit;
@@ -113,20 +114,39 @@ impl Pool {
     /// the thread works for is cancelled or late, this unwinds before the next tile.
     pub fn for_each_tile(&self, tiles: usize, tile_cost_ns: usize, run: &(dyn Fn(usize) + Sync)) {
         let helpers = self.shared.helpers(tiles, tile_cost_ns);
-        let between = || self.yield_to_waiters();
         if helpers > 0 {
+            let between = || self.yield_to_waiters();
             let list = |region: &Arc<Region>| self.shared.list(region, helpers);
             return Region::run(tiles, run, between, list);
         }
-        for tile in 0..tiles {
-            // Not within a tile of another region, as the caller of that one may wait for it, with a
-            // core: who waits for a core must not be waited for by who has one.
-            if tile > 0 && !region::inside() {
-                between();
+        let alone = |tile| {
+            run(tile);
+            Ok::<(), Infallible>(())
+        };
+        let Ok(()) = self.for_each_in_order(tiles, alone);
+    }
+
+    /// Calls `run` with each of `0..pieces`, in order and on the calling thread, up to the first error:
+    /// for long work of which no two pieces can be done at once. Between two pieces the same happens as
+    /// between two [tiles](Pool::for_each_tile).
+    ///
+    /// # Errors
+    /// That of `run`.
+    pub fn for_each_in_order<E>(
+        &self,
+        pieces: usize,
+        mut run: impl FnMut(usize) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for piece in 0..pieces {
+            // Not within a tile of a region, as the caller of that one may wait for it, with a core:
+            // who waits for a core must not be waited for by who has one.
+            if piece > 0 && !region::inside() {
+                self.yield_to_waiters();
             }
             check_tile();
-            run(tile);
+            run(piece)?;
         }
+        Ok(())
     }
 
     /// Puts a task on the workers' list: by priority, then first in, first out.
