@@ -81,8 +81,8 @@ enum Task {
         #[arg(long, default_value_t = u64::MAX)]
         programs: u64,
     },
-    /// Run the stress test under a sanitiser. Needs Linux or macOS, the component rust-src, and the
-    /// crates that the standard library is made of, which cargo fetches.
+    /// Run the stress test under a sanitiser. Needs Linux or macOS; for threads also the component
+    /// rust-src, and the crates that the standard library is made of, which cargo fetches.
     Sanitise {
         /// Which.
         sanitiser: sanitise::Sanitiser,
