@@ -45,7 +45,7 @@ use super::Priority;
 use crate::options::{CallOptions, NONE};
 use crate::parker::Parker;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{Guard, Mutex, Rank, assert_unlocked};
+use crate::sync::{Guard, Mutex, Rank, assert_unlocked, thread};
 use crate::trace::{self, Cause};
 
 #[cfg(loom)]
@@ -329,6 +329,11 @@ impl Cores {
             self.give(None);
             // Whoever is in the middle of a step has to have a core again, whatever ends meanwhile.
             self.take(&Seat::default(), seat().priority, &NONE);
+        }
+        if self.in_background() {
+            // Where a thread that has a core of its own wakes up on the processor of this one, the
+            // system would let it wait for milliseconds: it knows nothing of priorities.
+            thread::yield_now();
         }
     }
 
