@@ -16,6 +16,7 @@
 //! - All outputs of one operation share one node.
 //! - A placeholder, the input of a function that is being traced, never has a value.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -44,11 +45,11 @@ pub trait Executable: Send + Sync {
     fn name(&self) -> &str;
 
     /// What timelines call it.
-    fn label(&self) -> Label {
-        Label::Function(Arc::new(FunctionLabel {
+    fn label(&self) -> Cow<'_, Label> {
+        Cow::Owned(Label::Function(Arc::new(FunctionLabel {
             name: self.name().into(),
             steps: Vec::new(),
-        }))
+        })))
     }
 
     /// What it computes, for whoever records it; `None` where no graph can say it.

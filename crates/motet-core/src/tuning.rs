@@ -54,6 +54,6 @@ pub const BACKGROUND_PATIENCE: Duration = Duration::from_millis(200);
 /// and then pays for little.
 pub const WORKER_LOOKOUT: Duration = Duration::from_micros(50);
 
-/// The most events that a recording keeps: about 60 MB. A call of a model of a few microseconds makes
+/// The most events that a recording keeps: 24 MB. A call of a model of a few microseconds makes
 /// five, so that two threads fill it in half a second; a transformer's call of 30 ms makes a hundred.
 pub const TRACE_EVENTS: usize = 1 << 20;

@@ -1,5 +1,6 @@
 //! Functions: imported or traced graphs that any thread calls.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -344,10 +345,10 @@ impl Function {
             let priority = self.options().priority.unwrap_or(Priority::Background);
             let _core = Pool::global().enter(priority);
             let plan = Plan::build(&graph, specs, true)?;
-            let label = Arc::new(FunctionLabel {
+            let label = Label::Function(Arc::new(FunctionLabel {
                 name: Arc::clone(&self.name),
                 steps: plan.step_labels(),
-            });
+            }));
             Ok(CompiledCall { graph, plan, label })
         };
         let call = plans.get_or_build(key, self.options(), || within(scope, make))?;
@@ -422,16 +423,16 @@ pub(crate) fn replay(
 struct CompiledCall {
     graph: Arc<Graph>,
     plan: Plan,
-    label: Arc<FunctionLabel>,
+    label: Label,
 }
 
 impl Executable for CompiledCall {
     fn name(&self) -> &str {
-        &self.label.name
+        self.label.name()
     }
 
-    fn label(&self) -> Label {
-        Label::Function(Arc::clone(&self.label))
+    fn label(&self) -> Cow<'_, Label> {
+        Cow::Borrowed(&self.label)
     }
 
     fn definition(&self) -> Option<Definition<'_>> {

@@ -1,5 +1,6 @@
 //! Runs primitives and kernels one by one: the eager mode, and what passes compute ahead.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use smallvec::SmallVec;
@@ -57,8 +58,8 @@ impl Executable for Primitive {
         self.name()
     }
 
-    fn label(&self) -> Label {
-        Label::Operation(self.name())
+    fn label(&self) -> Cow<'_, Label> {
+        Cow::Owned(Label::Operation(self.name()))
     }
 
     fn definition(&self) -> Option<Definition<'_>> {

@@ -1,30 +1,27 @@
 //! The recorder by itself: bounds, order, nesting. What whole evaluations record is tested in the
 //! crate `motet`.
 
-use std::cell::RefCell;
 use std::time::Duration;
 
 use super::clock::Ticks;
-use super::{Cause, Entry, Label, Mine, Record, Recorder, Timeline, What};
+use super::lane::{FIRST_BLOCK, Record, Recorder, STEP, Writer};
+use super::{Cause, Label, Timeline, What};
 
-fn mine() -> Mine {
-    Mine(RefCell::new(None))
-}
-
-fn now(mine: &Mine, recorder: &Recorder) {
+fn now(writer: &mut Writer, recorder: &Recorder) {
     let now = Ticks::now();
-    put(mine, recorder, now, now, Entry::What(What::Evaluation));
+    put(writer, recorder, now, now, What::Evaluation);
+    writer.hand_on();
 }
 
-fn put(mine: &Mine, recorder: &Recorder, begun: Ticks, ended: Ticks, entry: Entry) {
-    mine.record(
-        recorder,
-        [Record {
+fn put(writer: &mut Writer, recorder: &Recorder, begun: Ticks, ended: Ticks, what: What) {
+    if let Some(what) = writer.number(recorder, |known| known.same(&what), || what.clone()) {
+        writer.push(Record {
             begun,
             ended,
-            entry,
-        }],
-    );
+            what,
+            count: 0,
+        });
+    }
 }
 
 fn count(timeline: &Timeline) -> usize {
@@ -49,14 +46,14 @@ fn what_there_is_no_room_for_is_counted_whatever_the_number_of_threads() {
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    let mine = mine();
-                    (0..100).for_each(|_| now(&mine, &recorder));
+                    let mut writer = Writer::new();
+                    (0..100).for_each(|_| now(&mut writer, &recorder));
                 });
             }
         });
     }
-    let lanes = session.lanes.lock().len();
-    assert!(lanes <= 1000 / super::FIRST_BLOCK + 8, "{lanes} lanes");
+    let lanes = session.lanes();
+    assert!(lanes <= 1000 / FIRST_BLOCK + 8, "{lanes} lanes");
     let timeline = recorder.stop(&session);
     assert_eq!(count(&timeline) + timeline.lost, 8000);
     assert!(count(&timeline) > 0 && count(&timeline) <= 1000);
@@ -66,14 +63,14 @@ fn what_there_is_no_room_for_is_counted_whatever_the_number_of_threads() {
 fn a_long_log_is_kept_in_full() {
     let recorder = Recorder::default();
     let session = recorder.start(usize::MAX).unwrap();
-    let mine = mine();
-    (0..20_000).for_each(|_| now(&mine, &recorder));
+    let mut writer = Writer::new();
+    (0..20_000).for_each(|_| now(&mut writer, &recorder));
     let timeline = recorder.stop(&session);
     assert_eq!((count(&timeline), timeline.lost), (20_000, 0));
     // Nothing is recorded after the end, and the thread takes part in the next one.
-    now(&mine, &recorder);
+    now(&mut writer, &recorder);
     let session = recorder.start(8).unwrap();
-    now(&mine, &recorder);
+    now(&mut writer, &recorder);
     assert_eq!(count(&recorder.stop(&session)), 1);
 }
 
@@ -81,23 +78,30 @@ fn a_long_log_is_kept_in_full() {
 fn outer_events_come_first_and_steps_know_whose_they_are() {
     let recorder = Recorder::default();
     let session = recorder.start(100).unwrap();
-    let mine = mine();
+    let mut writer = Writer::new();
     let (_, start) = session.start;
     let at = |ticks| start.after(ticks);
-    let put = |begun, ended, entry| put(&mine, &recorder, at(begun), at(ended), entry);
     let command = |name| {
         let label = Label::Operation(name);
-        Entry::What(What::Command { label, stream: 7 })
+        What::Command { label, stream: 7 }
     };
-    put(10, 20, Entry::Step(0));
-    put(20, 30, Entry::Step(1));
-    put(10, 30, command("outer"));
-    put(10, 30, Entry::What(What::Evaluation));
-    put(40, 41, Entry::What(What::Wait(Cause::Core)));
-    // Its command does not end.
-    put(41, 50, Entry::Step(0));
+    let step = |number, begun, ended| Record {
+        begun: at(begun),
+        ended: at(ended),
+        what: STEP,
+        count: number,
+    };
     // Began before the recording.
-    put(-1, 5, Entry::What(What::Evaluation));
+    put(&mut writer, &recorder, at(-1), at(5), What::Evaluation);
+    writer.push(step(0, 10, 20));
+    writer.push(step(1, 20, 30));
+    put(&mut writer, &recorder, at(10), at(30), command("outer"));
+    put(&mut writer, &recorder, at(10), at(30), What::Evaluation);
+    let wait = What::Wait(Cause::Core);
+    put(&mut writer, &recorder, at(40), at(41), wait);
+    // Its command does not end.
+    writer.push(step(0, 41, 50));
+    writer.hand_on();
     let logs = recorder.close(&session);
     let timeline = Timeline::new(Duration::ZERO, 0, logs, |time| time.since(start));
     let seen: Vec<(u64, u64, String)> = timeline.threads[0]

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock::Ticks;
-use super::{Entry, Record, is_worker};
+use super::is_worker;
+use super::lane::{Record, STEP};
 
 /// What was recorded.
 #[derive(Clone, Debug, Default)]
@@ -100,6 +101,32 @@ impl What {
             What::Wait(_) => "wait",
         }
     }
+
+    /// Whether both are the same but for the number of tiles.
+    pub(super) fn same(&self, other: &What) -> bool {
+        match (self, other) {
+            (What::Evaluation, What::Evaluation) => true,
+            (What::Command { .. }, What::Command { label, stream }) => {
+                self.is_command(label, *stream)
+            }
+            (
+                What::Tiles {
+                    label: a, step: m, ..
+                },
+                What::Tiles {
+                    label: b, step: n, ..
+                },
+            ) => m == n && a.same(b),
+            (What::Build(a), What::Build(b)) => Arc::ptr_eq(a, b),
+            (What::Wait(a), What::Wait(b)) => a == b,
+            _ => false,
+        }
+    }
+
+    /// Whether it is a command on this stream that computes this.
+    pub(super) fn is_command(&self, computes: &Label, on: u64) -> bool {
+        matches!(self, What::Command { label, stream } if *stream == on && label.same(computes))
+    }
 }
 
 /// What a thread waited for.
@@ -146,6 +173,15 @@ impl Label {
         match self {
             Label::Operation(name) => name,
             Label::Function(function) => &function.name,
+        }
+    }
+
+    /// Whether both are of one operation, or one plan.
+    fn same(&self, other: &Label) -> bool {
+        match (self, other) {
+            (Label::Operation(a), Label::Operation(b)) => a == b,
+            (Label::Function(a), Label::Function(b)) => Arc::ptr_eq(a, b),
+            _ => false,
         }
     }
 
@@ -198,8 +234,15 @@ impl fmt::Display for What {
     }
 }
 
-/// A thread's name and what it recorded, in the order in which it ended.
-pub(super) type Log = (Option<String>, Vec<Record>);
+/// What one thread recorded.
+pub(super) struct Log {
+    /// The thread's name.
+    pub(super) thread: Option<String>,
+    /// What the events' numbers mean.
+    pub(super) whats: Vec<What>,
+    /// In the order in which they ended.
+    pub(super) events: Vec<Record>,
+}
 
 impl Timeline {
     /// `ns` gives the nanoseconds from the start of the recording.
@@ -211,16 +254,16 @@ impl Timeline {
     ) -> Timeline {
         let (mut callers, mut workers) = (0, 0);
         let mut threads: Vec<ThreadEvents> = Vec::new();
-        for (name, records) in logs {
-            let worker = is_worker(name.as_deref());
+        for log in logs {
+            let worker = is_worker(log.thread.as_deref());
             let count = if worker { &mut workers } else { &mut callers };
             *count += 1;
-            let name = match name {
-                Some(name) if !worker => name,
+            let name = match &log.thread {
+                Some(name) if !worker => name.clone(),
                 _ if worker => format!("worker {count}"),
                 _ => format!("thread {count}"),
             };
-            let events = resolve(records, &ns);
+            let events = resolve(log, &ns);
             if !events.is_empty() {
                 threads.push(ThreadEvents {
                     name,
@@ -240,35 +283,42 @@ impl Timeline {
 
 /// The events in order, with steps knowing whose they are. A step whose command had not ended is
 /// not an event.
-fn resolve(mut records: Vec<Record>, ns: impl Fn(Ticks) -> u64) -> Vec<Event> {
+fn resolve(log: Log, ns: impl Fn(Ticks) -> u64) -> Vec<Event> {
+    let Log {
+        whats, mut events, ..
+    } = log;
     // Inner ones ended first; where times are equal that alone tells which is the outer one.
-    records.reverse();
-    records.sort_by_key(|record| (record.begun, Reverse(record.ended)));
-    let mut events = Vec::with_capacity(records.len());
+    events.reverse();
+    events.sort_by_key(|event| (event.begun, Reverse(event.ended)));
+    let mut resolved = Vec::with_capacity(events.len());
     // Commands that are open, with their ends.
-    let mut commands: Vec<(Ticks, Label)> = Vec::new();
-    for Record {
-        begun,
-        ended,
-        entry,
-    } in records
-    {
-        while commands.last().is_some_and(|(closes, _)| *closes < ended) {
+    let mut commands: Vec<(Ticks, &Label)> = Vec::new();
+    for event in &events {
+        while commands.last().is_some_and(|(end, _)| *end < event.ended) {
             commands.pop();
         }
-        let what = match (entry, commands.last()) {
-            (Entry::What(what), _) => what,
-            (Entry::Step(step), Some((_, label))) => What::Step {
+        let count = event.count as usize;
+        let what = match (whats.get(event.what as usize), commands.last()) {
+            (Some(What::Tiles { label, step, .. }), _) => What::Tiles {
                 label: label.clone(),
-                step,
+                step: *step,
+                tiles: count,
             },
-            (Entry::Step(_), None) => continue,
+            (Some(what), _) => what.clone(),
+            (None, Some((_, label))) if event.what == STEP => What::Step {
+                label: (*label).clone(),
+                step: count,
+            },
+            (None, _) => continue,
         };
-        if let What::Command { label, .. } = &what {
-            commands.push((ended, label.clone()));
+        if let Some(What::Command { label, .. }) = whats.get(event.what as usize) {
+            commands.push((event.ended, label));
         }
-        let (start, end) = (ns(begun), ns(ended));
-        events.push(Event { start, end, what });
+        resolved.push(Event {
+            start: ns(event.begun),
+            end: ns(event.ended),
+            what,
+        });
     }
-    events
+    resolved
 }

@@ -19,8 +19,8 @@
 //! What is written opens in Perfetto (ui.perfetto.dev) and in Chrome (about:tracing). Functions are
 //! told apart by their names: the file's, or what [`Function::named`](crate::Function::named) says.
 //!
-//! A recording keeps about a million events, the first ones, and counts those beyond. An event is
-//! recorded when it ends: what runs while the recording stops is not in it.
+//! A recording keeps about a million events, the first ones, and counts those beyond. What runs while
+//! the recording stops is not in it, nor, as a rule, what has ended within that.
 
 mod chrome;
 
