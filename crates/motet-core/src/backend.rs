@@ -23,9 +23,23 @@ pub trait Backend: Send + Sync + 'static {
     /// copy. Every backend accepts row-major inputs.
     fn accepts(&self, kernel: &Kernel, index: usize, layout: &Layout) -> bool;
 
+    /// Whether `kernel` writes output `index` in this layout: row-major, or that with its axes in
+    /// another order. Every backend writes row-major outputs.
+    fn writes(&self, kernel: &Kernel, index: usize, layout: &Layout) -> bool;
+
     /// Whether steps of `kernel`, of this result, can run a program on that before they store it
     /// ([`Kernel::Fused`]).
     fn fuses(&self, kernel: &Kernel, result: &Spec) -> bool;
+
+    /// Whether the step that [`prepare`](Backend::prepare) would make of the same can be one with
+    /// others of its kind ([`Kernel::Joined`]), and gains by that.
+    fn joins(
+        &self,
+        kernel: &Kernel,
+        inputs: &[Layout],
+        outputs: &[Layout],
+        constants: &[Option<Tensor>],
+    ) -> bool;
 
     /// Makes everything about a launch that depends on layouts, and on inputs that are the same in
     /// all launches: `constants` has their values, by input, and may be shorter than `inputs`.
@@ -61,7 +75,7 @@ pub struct Launch<'a> {
     /// The inputs, as many and in the layouts that were prepared for. An input that the step does
     /// not [read](Step::reads) is any place.
     pub inputs: &'a [Location<'a>],
-    /// The outputs: row-major, not overlapping any input, holding anything.
+    /// The outputs, in the layouts that were prepared for, not overlapping any input, holding anything.
     pub outputs: &'a [Location<'a>],
     /// Temporary memory, of the size that the step asked for.
     pub scratch: Location<'a>,

@@ -7,7 +7,8 @@ use crate::program::Program;
 use crate::shape::{Axes, Shape, Spec};
 
 /// A computation on buffers. Inputs come in the layouts that the backend accepts
-/// ([`Backend::accepts`](crate::backend::Backend::accepts)), outputs are row-major.
+/// ([`Backend::accepts`](crate::backend::Backend::accepts)), outputs are row-major, or lie as the
+/// backend can write them ([`Backend::writes`](crate::backend::Backend::writes)).
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kernel {
     /// The program for every element; all inputs and outputs have one shape (broadcasts come as
@@ -235,11 +236,20 @@ pub enum Kernel {
     /// A kernel with one output, and a program for every element of that. Plans alone have it, made
     /// where the backend [fuses](crate::backend::Backend::fuses) the kernel.
     Fused(Box<Fused>),
+    /// Kernels of which none reads what another writes, in one step: their tiles are shared out
+    /// together. Inputs and outputs are those of the first, then those of the next. Plans alone have
+    /// it, made where the backend [joins](crate::backend::Backend::joins) the kernels.
+    Joined(Vec<Part>),
 }
 
 impl Kernel {
-    /// The name of its class, `+ program` where a program runs on its result.
+    /// The name of its class, `+ program` where a program runs on its result, those of its parts
+    /// where several kernels are joined.
     pub fn class(&self) -> String {
+        if let Kernel::Joined(parts) = self {
+            let classes: Vec<String> = parts.iter().map(|part| part.kernel.class()).collect();
+            return classes.join(", ");
+        }
         if let Kernel::Fused(fused) = self {
             return format!("{} + program", fused.kernel.class());
         }
@@ -262,6 +272,17 @@ pub struct Fused {
     pub program: Program,
     /// The dtype and shape of its result, which is not stored.
     pub result: Spec,
+}
+
+/// One of several kernels that are joined.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// What runs.
+    pub kernel: Kernel,
+    /// The number of its inputs.
+    pub inputs: usize,
+    /// The number of its outputs.
+    pub outputs: usize,
 }
 
 /// The parameters of a rotary position embedding.

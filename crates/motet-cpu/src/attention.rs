@@ -22,7 +22,7 @@ use smallvec::SmallVec;
 
 use crate::matmul::{Factor, Operand, Stack, matrix_steps};
 use crate::number::Number;
-use crate::operand::{Output, Strided, input};
+use crate::operand::{Output, Strided, Walk, input};
 use crate::real::Real;
 use crate::simd::Simd;
 
@@ -41,6 +41,11 @@ pub(crate) fn accepts(kernel: &Kernel, index: usize, layout: &Layout) -> bool {
         Some(0) => mask,
         Some(_) => false,
     }
+}
+
+/// Rows of values wherever they are.
+pub(crate) fn writes(kernel: &Kernel, layout: &Layout) -> bool {
+    matches!(kernel, Kernel::Attention { .. }) && layout.strides.last() == Some(&1)
 }
 
 /// A step for an attention.
@@ -92,7 +97,8 @@ pub(crate) fn prepare(
                 pieces,
                 mask: mask.first().map(Mask::new),
                 sinks: sinks.first().cloned(),
-                out: out.clone(),
+                out: out.spec().layout(),
+                rows: Walk::new(&out.shape[..3], [&out.strides[..3]]),
                 simd: Simd::detect(),
                 element: PhantomData,
             }))
@@ -136,7 +142,10 @@ struct Attention<T> {
     pieces: Vec<Piece>,
     mask: Option<Mask>,
     sinks: Option<Layout>,
+    /// The memory of the result: as large as if it were row-major.
     out: Layout,
+    /// Where the rows of the result are in it.
+    rows: Walk,
     simd: Simd,
     element: PhantomData<T>,
 }
@@ -230,7 +239,7 @@ impl<T: Operand<Sum: Real>> Step for Attention<T> {
             return Ok(());
         }
         let operands = self.operands(launch)?;
-        // The rows of all heads that share keys follow each other in the output.
+        // Rows are counted through all heads that share keys.
         let rows = self.group * self.queries;
         let batches = out.len() / self.values / rows;
         let row_tiles = rows.div_ceil(ROWS);
@@ -241,10 +250,11 @@ impl<T: Operand<Sum: Real>> Step for Attention<T> {
             .for_each_tile(batches * row_tiles, cost_ns, &|tile| {
                 let (batch, first) = (tile / row_tiles, tile % row_tiles * ROWS);
                 let tile_rows = first..rows.min(first + ROWS);
-                let start = (batch * rows + first) * self.values;
-                // SAFETY: tiles do not overlap, and each is written once.
-                let to = unsafe { out.part(start..start + tile_rows.len() * self.values) };
-                self.tile(&operands, batch, tile_rows, to);
+                self.tile(&operands, batch, tile_rows, &|row, sums| {
+                    let start = self.rows.offset(batch * rows + row).unsigned_abs();
+                    // SAFETY: rows do not overlap, and each is in one tile, which stores it once.
+                    T::store(sums, unsafe { out.part(start..start + self.values) });
+                });
             });
         Ok(())
     }
@@ -292,12 +302,18 @@ impl<T: Operand<Sum: Real>> Attention<T> {
         })
     }
 
-    /// Computes some of the rows that share the keys with number `batch`.
-    fn tile(&self, operands: &Operands<'_, T>, batch: usize, rows: Range<usize>, to: &mut [T]) {
+    /// Computes some of the rows that share the keys with number `batch`; `store` gets each of them.
+    fn tile(
+        &self,
+        operands: &Operands<'_, T>,
+        batch: usize,
+        rows: Range<usize>,
+        store: &dyn Fn(usize, &[T::Sum]),
+    ) {
         if rows.len() <= FEW_ROWS {
-            self.few_rows(operands, batch, rows, to);
+            self.few_rows(operands, batch, rows, store);
         } else {
-            self.many_rows(operands, batch, rows, to);
+            self.many_rows(operands, batch, rows, store);
         }
     }
 

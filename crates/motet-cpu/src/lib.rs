@@ -66,8 +66,14 @@ impl Backend for Cpu {
             }
             // Programs take any strides.
             Kernel::Fused(_) => true,
+            // Joined after operands were placed: each part accepts what it reads.
+            Kernel::Joined(_) => true,
             kernel => layout.is_contiguous() || (module(kernel).accepts)(kernel, index, layout),
         }
+    }
+
+    fn writes(&self, kernel: &Kernel, _: usize, layout: &Layout) -> bool {
+        layout.is_contiguous() || attention::writes(kernel, layout)
     }
 
     fn fuses(&self, kernel: &Kernel, result: &Spec) -> bool {
@@ -76,6 +82,16 @@ impl Backend for Cpu {
             Kernel::Matmul { .. } => matmul::fuses(kernel, result),
             _ => false,
         }
+    }
+
+    fn joins(
+        &self,
+        kernel: &Kernel,
+        inputs: &[Layout],
+        outputs: &[Layout],
+        constants: &[Option<Tensor>],
+    ) -> bool {
+        matmul::joins(kernel, inputs, outputs, constants)
     }
 
     fn prepare(
@@ -149,9 +165,10 @@ fn module(kernel: &Kernel) -> Module {
         Kernel::Reduce { .. } | Kernel::ArgReduce { .. } => file!(reduce),
         Kernel::Softmax | Kernel::LogSumExp => file!(softmax),
         Kernel::Scan { .. } | Kernel::Sort { .. } => file!(sort),
-        Kernel::Matmul { .. } | Kernel::GatherMatmul | Kernel::BlockMaskedMatmul { .. } => {
-            file!(matmul, WithConstants)
-        }
+        Kernel::Matmul { .. }
+        | Kernel::GatherMatmul
+        | Kernel::BlockMaskedMatmul { .. }
+        | Kernel::Joined(_) => file!(matmul, WithConstants),
         Kernel::QuantizedMatmul { .. }
         | Kernel::GatherQuantizedMatmul { .. }
         | Kernel::Quantize(_)

@@ -21,11 +21,13 @@ use crate::target::{FusedStep, Parts, Summed, is_summed, parts};
 
 mod constant;
 mod gathered;
+mod joined;
 mod masked;
 mod product;
 
 use constant::ConstantStep;
 use gathered::GatheredStep;
+use joined::JoinedStep;
 use masked::MaskedStep;
 pub(crate) use product::{Factor, Matrix, Operand, Sizes, multiply};
 
@@ -42,6 +44,66 @@ pub(crate) fn fuses(kernel: &Kernel, result: &Spec) -> bool {
     matches!(kernel, Kernel::Matmul { beta: None, .. }) && is_summed(result.dtype)
 }
 
+/// Whether a product, or one with a program on its result, can be joined with others: where b is a
+/// constant, unless the product has so many tiles that all threads are busy with it alone.
+pub(crate) fn joins(
+    kernel: &Kernel,
+    inputs: &[Layout],
+    outputs: &[Layout],
+    constants: &[Option<Tensor>],
+) -> bool {
+    let (Ok((product, result)), [a, b, ..]) = (product_of(kernel, outputs), inputs) else {
+        return false;
+    };
+    let out = result.layout();
+    known_matrix(product, [a, b], &out, constants).is_some()
+        && ConstantStep::tiles(a, &out) <= JOINED_TILES
+}
+
+/// A product with more tiles gains nothing by company.
+const JOINED_TILES: usize = 64;
+
+/// The product of a kernel, and its result.
+fn product_of<'a>(kernel: &'a Kernel, outputs: &[Layout]) -> Result<(&'a Kernel, Spec)> {
+    if let Kernel::Fused(fused) = kernel {
+        return Ok((&fused.kernel, fused.result.clone()));
+    }
+    let out = outputs.first().ok_or_else(|| unexpected("operands"))?;
+    Ok((kernel, out.spec()))
+}
+
+/// The matrix b of a product, if it is a constant that can be packed.
+fn known_matrix<'a>(
+    product: &Kernel,
+    [a, b]: [&Layout; 2],
+    result: &Layout,
+    constants: &'a [Option<Tensor>],
+) -> Option<&'a Tensor> {
+    let unscaled = matches!(product, Kernel::Matmul { alpha: 1.0, .. });
+    let known = constants.get(1)?.as_ref()?;
+    let takes = fuses(product, &result.spec()) && ConstantStep::takes(a, b, result);
+    (unscaled && takes).then_some(known)
+}
+
+/// The step of a product, or of one with a program on its result, where b is packed.
+fn constant_step(
+    kernel: &Kernel,
+    inputs: &[Layout],
+    outputs: &[Layout],
+    constants: &[Option<Tensor>],
+) -> Result<Option<ConstantStep>> {
+    let (product, result) = product_of(kernel, outputs)?;
+    let [a, b, ..] = inputs else {
+        return Err(unexpected("operands"));
+    };
+    let out = result.layout();
+    let Some(value) = known_matrix(product, [a, b], &out, constants) else {
+        return Ok(None);
+    };
+    let target = parts(kernel, inputs, outputs)?.target;
+    ConstantStep::new(a, b, &out, value, target).map(Some)
+}
+
 /// Prepares a product, or one with a program on its result. Where b is a constant, it is packed.
 pub(crate) fn prepare(
     kernel: &Kernel,
@@ -49,18 +111,15 @@ pub(crate) fn prepare(
     outputs: &[Layout],
     constants: &[Option<Tensor>],
 ) -> Result<Box<dyn Step>> {
-    let result = match kernel {
-        Kernel::Fused(fused) => fused.result.clone(),
-        _ => outputs
-            .first()
-            .ok_or_else(|| unexpected("operands"))?
-            .spec(),
-    };
-    let inner = match kernel {
-        Kernel::Fused(fused) => &fused.kernel,
-        kernel => kernel,
-    };
-    if !fuses(inner, &result) {
+    if let Kernel::Joined(parts) = kernel {
+        let step = JoinedStep::new(parts, inputs, outputs, constants)?;
+        return Ok(Box::new(step));
+    }
+    if let Some(step) = constant_step(kernel, inputs, outputs, constants)? {
+        return Ok(Box::new(step));
+    }
+    let (product, result) = product_of(kernel, outputs)?;
+    if !fuses(product, &result) {
         return prepare_plain(kernel, inputs, outputs);
     }
     let kernel_is_fused = matches!(kernel, Kernel::Fused(_));
@@ -74,12 +133,6 @@ pub(crate) fn prepare(
         return Err(unexpected("operands"));
     };
     let out = result.layout();
-    if let Some(Some(value)) = constants.get(1)
-        && alpha == 1.0
-        && ConstantStep::takes(a, b, &out)
-    {
-        return Ok(Box::new(ConstantStep::new(a, b, &out, value, target)?));
-    }
     macro_rules! for_dtype {
         ($type:ty) => {{
             let product = MatmulStep::<$type>::new(alpha, a, b, None, &out)?;
@@ -518,7 +571,7 @@ fn load_scaled<T: Operand>(
 mod tests {
     use motet_core::backend::{Backend, Location};
     use motet_core::dtype::Element;
-    use motet_core::kernel::Fused;
+    use motet_core::kernel::{Fused, Part};
     use motet_core::memory::heap;
     use motet_core::pool::Pool;
     use motet_core::program::{Binary, ProgramBuilder};
@@ -841,6 +894,78 @@ mod tests {
             // The matrix as the transpose of what lies in memory, and rows that are columns.
             let (a, b) = (tensor(&[k, m], &a), tensor(&[n, k], &b));
             check(transposed(&a), transposed(&b), Dtype::Float32);
+        }
+    }
+
+    #[test]
+    fn joined_products_are_those_that_each_would_be() {
+        for (m, k, dtype) in [
+            (1, 70, Dtype::Float32),
+            (100, 600, Dtype::Float32),
+            (9, 64, Dtype::Float16),
+        ] {
+            let of_dtype = |shape: &[usize], seed| {
+                let numbers = noise(shape.iter().product(), seed);
+                match dtype {
+                    Dtype::Float32 => tensor(shape, &numbers),
+                    _ => tensor(
+                        shape,
+                        &numbers
+                            .iter()
+                            .map(|&x| half::f16::from_f32(x))
+                            .collect::<Vec<_>>(),
+                    ),
+                }
+            };
+            let a = of_dtype(&[m, k], 1);
+            // Columns of the three are not alike, and the second has a program on its result.
+            let columns = [33, 130, 16];
+            let weights = columns.map(|n| of_dtype(&[k, n], n as u64));
+            let c = tensor(&[m, columns[1]], &noise(m * columns[1], 4));
+            let plain = Kernel::Matmul {
+                alpha: 1.0,
+                beta: None,
+            };
+            let results = columns.map(|n| Spec::new([m, n], dtype));
+            let part = |kernel, inputs, outputs| Part {
+                kernel,
+                inputs,
+                outputs,
+            };
+            let parts = [
+                part(plain.clone(), 2, 1),
+                part(fused(&results[1]), 3, 2),
+                part(plain, 2, 1),
+            ];
+            let [w0, w1, w2] = &weights;
+            let inputs = [&a, w0, &a, w1, &c, &a, w2];
+            let wide = Spec::new([m, columns[1]], Dtype::Float32);
+            let outputs = [results[0].clone(), wide.clone(), wide, results[2].clone()];
+            let constants = [None, Some(w0), None, Some(w1), None, None, Some(w2)];
+            let constants = constants.map(|w| w.cloned());
+            let layouts = inputs.map(|t| t.layout.clone());
+            let specs = |specs: &[Spec]| specs.iter().map(Spec::layout).collect::<Vec<_>>();
+            let joined = Kernel::Joined(parts.to_vec());
+            let step = Cpu.prepare(&joined, &layouts, &specs(&outputs), &constants);
+            let step = step.unwrap();
+            let reads: Vec<bool> = (0..7).map(|input| step.reads(input)).collect();
+            assert_eq!(reads, [true, false, true, false, true, true, false]);
+            let got = launch(&*step, &inputs, &outputs).unwrap();
+            let (mut input, mut output) = (0, 0);
+            for part in parts {
+                let inputs_of = input..input + part.inputs;
+                let outputs_of = output..output + part.outputs;
+                (input, output) = (inputs_of.end, outputs_of.end);
+                let (inputs, layouts) = (&inputs[inputs_of.clone()], &layouts[inputs_of.clone()]);
+                let (outputs, constants) = (&outputs[outputs_of.clone()], &constants[inputs_of]);
+                assert!(Cpu.joins(&part.kernel, layouts, &specs(outputs), constants));
+                assert!(!Cpu.joins(&part.kernel, layouts, &specs(outputs), &[]));
+                let step = Cpu.prepare(&part.kernel, layouts, &specs(outputs), constants);
+                let alone = launch(&*step.unwrap(), inputs, outputs).unwrap();
+                for (alone, got) in alone.iter().zip(&got[outputs_of]) {
+                    assert_eq!(alone.row_major(), got.row_major());
+                }
+            }
         }
     }
 

@@ -137,7 +137,9 @@ fn kernel_class<'a>(kernel: &Kernel, inputs: &'a [Value], outputs: &[Spec]) -> O
             fast::attention(inputs, output, &attention)
         }
         // Plans alone have these: what they are made of has its own samples.
-        Kernel::Fused(_) | Kernel::Pool { .. } | Kernel::Attention { .. } => return None,
+        Kernel::Fused(_) | Kernel::Joined(_) | Kernel::Pool { .. } | Kernel::Attention { .. } => {
+            return None;
+        }
         Kernel::Matmul { alpha, beta } => matmul::matmul(inputs, output, *alpha, *beta),
         Kernel::QuantizedMatmul {
             quantization,

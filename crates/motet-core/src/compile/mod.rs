@@ -16,9 +16,13 @@ pub mod executor;
 #[cfg(not(loom))]
 mod ir;
 #[cfg(not(loom))]
+mod join;
+#[cfg(not(loom))]
 mod memory_plan;
 #[cfg(not(loom))]
 mod passes;
+#[cfg(not(loom))]
+mod permute;
 #[cfg(not(loom))]
 mod pieces;
 #[cfg(not(loom))]

@@ -85,7 +85,7 @@ fn joined<'a>(
 }
 
 /// How many operands and results lie in each temporary.
-fn uses(placed: &Placed) -> Vec<usize> {
+pub(crate) fn uses(placed: &Placed) -> Vec<usize> {
     let mut uses = vec![0; placed.temporaries.len()];
     let operands = placed.kernels.iter().flat_map(|kernel| &kernel.inputs);
     for place in operands.chain(&placed.outputs) {

@@ -196,6 +196,14 @@ impl Placer<'_> {
 }
 
 impl Placed {
+    /// The constant that a place shows; `None` where it shows none.
+    pub(crate) fn shown(&self, place: &Place) -> Option<Tensor> {
+        let Root::Constant(index) = place.root else {
+            return None;
+        };
+        self.constants[index].view(place.layout.clone(), place.offset as isize)
+    }
+
     fn constant(&mut self, tensor: Tensor) -> Place {
         let layout = tensor.layout.clone();
         self.constants.push(tensor);
@@ -220,9 +228,11 @@ impl Placed {
         let Root::Constant(index) = place.root else {
             return None;
         };
-        let tensor = &self.constants[index];
-        let shown = tensor.view(place.layout.clone(), place.offset as isize)?;
-        let bytes = tensor.spec().bytes().saturating_mul(PACKED_GROWTH);
+        let shown = self.shown(place)?;
+        let bytes = self.constants[index]
+            .spec()
+            .bytes()
+            .saturating_mul(PACKED_GROWTH);
         (place.layout.spec().bytes() <= bytes).then_some(shown)
     }
 
@@ -234,9 +244,8 @@ impl Placed {
         place: &Place,
         output: &Spec,
     ) -> Result<Option<Place>> {
-        if let Root::Constant(index) = place.root {
-            let shown = self.constants[index].view(place.layout.clone(), place.offset as isize);
-            let shown = shown.ok_or_else(|| outside(name))?;
+        if let Root::Constant(_) = place.root {
+            let shown = self.shown(place).ok_or_else(|| outside(name))?;
             let seen = see(name, view, &shown, output)?;
             return Ok(seen.map(|tensor| self.constant(tensor)));
         }

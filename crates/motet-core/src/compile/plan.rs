@@ -14,7 +14,9 @@ use smallvec::SmallVec;
 use crate::backend::{self, Backend, Launch, Location};
 use crate::compile::constants::readable;
 use crate::compile::ir::{self, Ir, Kind, signature};
+use crate::compile::join::join_neighbours;
 use crate::compile::memory_plan::{Request, plan_memory};
+use crate::compile::permute::write_permuted;
 use crate::compile::pieces::read_in_pieces;
 use crate::compile::place::{Place, Placed, PlacedKernel, Root, place};
 use crate::compile::{executor, passes};
@@ -99,7 +101,8 @@ impl Plan {
         };
         let mut ir = passes::common_subexpressions(passes::dead_code(ir));
         if fuse {
-            ir = passes::recognise(ir);
+            // Forms may share what they make of the same value.
+            ir = passes::common_subexpressions(passes::recognise(ir));
         }
         ir = passes::fold_constants(ir, &run);
         if fuse {
@@ -113,6 +116,8 @@ impl Plan {
         let mut placed = place(passes::dead_code(ir), backend, &pack)?;
         if fuse {
             read_in_pieces(&mut placed, backend);
+            write_permuted(&mut placed, backend);
+            join_neighbours(&mut placed, backend);
         }
         Plan::from_placed(placed, outputs, backend, pool)
     }

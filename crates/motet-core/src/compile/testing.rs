@@ -200,8 +200,8 @@ fn write(to: Location<'_>, at: isize, value: f32) {
     unsafe { byte_at(to, at, 4).cast::<f32>().write_unaligned(value) }
 }
 
-/// A backend for float32: elementwise, copy (of all dtypes), softmax of row-major inputs alone. Sort
-/// panics; the singular value decomposition fails.
+/// A backend for float32: elementwise, copy (of all dtypes), softmax of row-major inputs alone, written
+/// in any order, and arange; joins elementwise kernels and softmaxes. Sort panics; the singular value decomposition fails.
 pub(crate) struct Mock;
 
 struct MockStep {
@@ -223,6 +223,14 @@ impl Backend for Mock {
         *kernel == Kernel::Softmax
     }
 
+    fn writes(&self, kernel: &Kernel, _: usize, layout: &Layout) -> bool {
+        *kernel == Kernel::Softmax || layout.is_contiguous()
+    }
+
+    fn joins(&self, kernel: &Kernel, _: &[Layout], _: &[Layout], _: &[Option<Tensor>]) -> bool {
+        matches!(kernel, Kernel::Elementwise(_) | Kernel::Softmax)
+    }
+
     fn prepare(
         &self,
         kernel: &Kernel,
@@ -233,7 +241,11 @@ impl Backend for Mock {
         if matches!(kernel, Kernel::Concatenate { .. }) {
             return Err(Error::unsupported("Concatenate", "the mock has none"));
         }
-        assert!(outputs.iter().all(Layout::is_contiguous));
+        let mut places = outputs.iter().enumerate();
+        assert!(places.all(|(index, layout)| match kernel {
+            Kernel::Joined(_) => true,
+            kernel => self.writes(kernel, index, layout),
+        }));
         Ok(Box::new(MockStep {
             kernel: kernel.clone(),
             inputs: inputs.to_vec(),
@@ -245,7 +257,7 @@ impl Backend for Mock {
 impl Step for MockStep {
     fn scratch_bytes(&self) -> usize {
         match self.kernel {
-            Kernel::Softmax | Kernel::Fused(_) => 4,
+            Kernel::Softmax | Kernel::Fused(_) | Kernel::Joined(_) => 4,
             _ => 0,
         }
     }
@@ -264,17 +276,19 @@ impl Step for MockStep {
             }
             Kernel::Softmax => {
                 let row = self.outputs[0].shape.last().copied().unwrap_or(1);
-                for first in (0..self.outputs[0].shape.size()).step_by(row) {
+                let places: Vec<isize> = positions(&self.outputs[0]).collect();
+                for (number, places) in places.chunks(row.max(1)).enumerate() {
                     write(launch.scratch, 0, 0.0);
-                    let columns = || (first..first + row).map(|at| at as isize);
-                    for at in columns() {
+                    for (column, &place) in places.iter().enumerate() {
                         let sum = read_at(launch.scratch, 0);
-                        let e = read_at(launch.inputs[0], at).exp();
+                        let from = (number * row + column) as isize;
+                        let e = read_at(launch.inputs[0], from).exp();
                         write(launch.scratch, 0, sum + e);
-                        write(output, at, e);
+                        write(output, place, e);
                     }
                     let sum = read_at(launch.scratch, 0);
-                    columns().for_each(|at| write(output, at, read_at(output, at) / sum));
+                    let divide = |&at: &isize| write(output, at, read_at(output, at) / sum);
+                    places.iter().for_each(divide);
                 }
             }
             Kernel::Elementwise(program) => self.map(program, launch),
@@ -309,6 +323,29 @@ impl Step for MockStep {
                         ..*launch
                     },
                 );
+            }
+            Kernel::Joined(parts) => {
+                let (mut input, mut output) = (0, 0);
+                for part in parts {
+                    let inputs = input..input + part.inputs;
+                    let outputs = output..output + part.outputs;
+                    (input, output) = (inputs.end, outputs.end);
+                    let step = MockStep {
+                        kernel: part.kernel.clone(),
+                        inputs: self.inputs[inputs.clone()].to_vec(),
+                        outputs: self.outputs[outputs.clone()].to_vec(),
+                    };
+                    step.launch(&Launch {
+                        inputs: &launch.inputs[inputs],
+                        outputs: &launch.outputs[outputs],
+                        ..*launch
+                    })?;
+                }
+            }
+            Kernel::Arange { start, next } => {
+                for (number, at) in positions(&self.outputs[0]).enumerate() {
+                    write(output, at, (start + number as f64 * (next - start)) as f32);
+                }
             }
             Kernel::Sort { .. } => panic!("the mock cannot sort"),
             _ => return Err(Error::invalid("mock", "out of range")),

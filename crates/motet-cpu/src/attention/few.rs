@@ -19,13 +19,13 @@ fn row_of<S>(data: &[S], row: usize, len: usize) -> Matrix<'_, S> {
 }
 
 impl<T: Operand<Sum: Real>> Attention<T> {
-    /// Computes some of the rows that share the keys with number `batch`.
+    /// Computes some of the rows that share the keys with number `batch`; `store` gets each of them.
     pub(super) fn few_rows(
         &self,
         operands: &Operands<'_, T>,
         batch: usize,
         rows: Range<usize>,
-        to: &mut [T],
+        store: &dyn Fn(usize, &[T::Sum]),
     ) {
         let (features, values, simd, one) = (self.features, self.values, self.simd, T::Sum::ONE);
         let mut q = vec![T::Sum::ZERO; rows.len() * features];
@@ -80,11 +80,11 @@ impl<T: Operand<Sum: Real>> Attention<T> {
             };
             piece.v.with_block(*v, batch, own, 0..values, use_values);
         }
-        for (sums, seen) in sums.chunks_mut(values).zip(seen) {
+        for ((row, sums), seen) in rows.zip(sums.chunks_mut(values)).zip(seen) {
             let scale = one / seen.sum;
             sums.iter_mut().for_each(|sum| *sum *= scale);
+            store(row, sums);
         }
-        T::store(&sums, to);
     }
 }
 

@@ -17,13 +17,13 @@ struct Block<S> {
 }
 
 impl<T: Operand<Sum: Real>> Attention<T> {
-    /// Computes some of the rows that share the keys with number `batch`.
+    /// Computes some of the rows that share the keys with number `batch`; `store` gets each of them.
     pub(super) fn many_rows(
         &self,
         operands: &Operands<'_, T>,
         batch: usize,
         rows: Range<usize>,
-        to: &mut [T],
+        store: &dyn Fn(usize, &[T::Sum]),
     ) {
         let zero = [T::Sum::ZERO; LANES];
         let block = |first: usize| Block {
@@ -67,13 +67,13 @@ impl<T: Operand<Sum: Real>> Attention<T> {
                 });
         }
         let mut row_sums = vec![T::Sum::ZERO; self.values];
-        for (row, to) in to.chunks_exact_mut(self.values).enumerate() {
-            let (block, lane) = (&blocks[row / LANES], row % LANES);
+        for (number, row) in rows.enumerate() {
+            let (block, lane) = (&blocks[number / LANES], number % LANES);
             let scale = T::Sum::ONE / block.seen[lane].sum;
             for (to, sums) in row_sums.iter_mut().zip(&block.sums) {
                 *to = sums[lane] * scale;
             }
-            T::store(&row_sums, to);
+            store(row, &row_sums);
         }
     }
 

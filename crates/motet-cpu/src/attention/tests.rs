@@ -7,7 +7,7 @@ use motet_core::shape::Spec;
 use motet_core::tensor::Tensor;
 
 use super::*;
-use crate::testing::{noise, run, tensor, values};
+use crate::testing::{launch, noise, run, tensor, values};
 
 /// Sizes and options of a case, and its numbers.
 #[derive(Clone)]
@@ -341,6 +341,34 @@ fn heads_between_lengths_and_half_types() {
     // Columns apart in memory are not read in place.
     tensors[0].layout.strides[3] = 2;
     assert!(!accepts(&case.kernel(false), 0, &tensors[0].layout));
+}
+
+#[test]
+fn heads_side_by_side_are_the_same_rows_elsewhere() {
+    for (heads, lengths) in [([6, 2], [1, 9]), ([4, 4], [3, 9]), ([6, 2], [70, 70])] {
+        let case = Case::new(heads, lengths, true);
+        let tensors = case.tensors(&case.operands());
+        let inputs: Vec<&Tensor> = tensors.iter().collect();
+        let layouts: Vec<Layout> = tensors.iter().map(|t| t.layout.clone()).collect();
+        let spec = &case.out(Dtype::Float32)[0];
+        let kernel = case.kernel(false);
+        let apart = values::<f32>(&run(&kernel, &inputs, std::slice::from_ref(spec)).unwrap()[0]);
+        let mut beside = spec.layout();
+        let [heads, length, features] = [1, 2, 3].map(|axis| spec.shape[axis]);
+        let strides = [heads * length * features, features, heads * features, 1];
+        beside.strides = strides.map(|stride| stride as isize)[..].into();
+        assert!(writes(&kernel, &beside));
+        let step = prepare(&kernel, &layouts, &[beside.clone()]).unwrap();
+        let out = launch(&*step, &inputs, std::slice::from_ref(spec)).unwrap();
+        let beside = out[0].view(beside, 0).unwrap();
+        assert_eq!(values::<f32>(&beside), apart);
+        // Not features apart from each other.
+        let turned = Layout {
+            strides: strides.map(|stride| stride as isize + 1)[..].into(),
+            ..spec.layout()
+        };
+        assert!(!writes(&kernel, &turned));
+    }
 }
 
 #[test]

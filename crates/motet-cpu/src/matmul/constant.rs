@@ -15,7 +15,7 @@ use crate::convert::Float32Like;
 use crate::operand::Strided;
 use crate::packed::{Form, Packed, Run, TILE_ROWS, Tiling, multiply_into};
 use crate::scratch::with_floats;
-use crate::target::Target;
+use crate::target::{BoundTarget, Target};
 
 /// `a @ b` for all batches of a as the rows of one matrix.
 pub(super) struct ConstantStep {
@@ -86,31 +86,74 @@ impl Step for ConstantStep {
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
-        match self.a.layout.dtype {
-            Dtype::Float16 => self.run::<f16>(launch),
-            Dtype::Bfloat16 => self.run::<bf16>(launch),
-            _ => self.run::<f32>(launch),
+        let product = self.bind(launch)?;
+        let Tiling { ns, .. } = self.tiling;
+        launch
+            .pool
+            .for_each_tile(self.tiling.tiles(), ns, &|tile| product.tile(tile));
+        Ok(())
+    }
+}
+
+/// A step with its operands in one launch, used by all threads of a region.
+pub(super) struct Product<'a> {
+    step: &'a ConstantStep,
+    rows: Rows<'a>,
+    target: BoundTarget<'a>,
+}
+
+/// The matrix a.
+enum Rows<'a> {
+    Float32(Strided<'a, f32>),
+    Float16(Strided<'a, f16>),
+    Bfloat16(Strided<'a, bf16>),
+}
+
+impl Product<'_> {
+    /// Computes a tile of the result.
+    pub(super) fn tile(&self, number: usize) {
+        let (rows, panels) = self.step.tiling.tile(number);
+        let first = rows.start;
+        let multiply = |addresses: &[*const f32]| {
+            let (packed, runs) = (&self.step.packed, &self.step.runs);
+            // SAFETY: `with_rows` gives k readable floats for each row; each element of the result is
+            // in one tile.
+            unsafe { multiply_into(&self.target, packed, addresses, runs, first, panels) }
+        };
+        match self.rows {
+            Rows::Float32(a) => self.step.with_rows(a, rows, multiply),
+            Rows::Float16(a) => self.step.with_rows(a, rows, multiply),
+            Rows::Bfloat16(a) => self.step.with_rows(a, rows, multiply),
         }
     }
 }
 
 impl ConstantStep {
-    fn run<T: Float32Like>(&self, launch: &Launch<'_>) -> Result<()> {
-        let a = Strided::<T>::at(&launch.inputs[0], &self.a.extent)?;
-        let target = self.target.bind(launch)?;
-        let tiling = &self.tiling;
-        launch
-            .pool
-            .for_each_tile(tiling.tiles(), tiling.ns, &|tile| {
-                let (rows, panels) = tiling.tile(tile);
-                let first = rows.start;
-                self.with_rows(a, rows, |rows| {
-                    // SAFETY: `with_rows` gave k readable floats for each row; each element of the
-                    // result is in one tile.
-                    unsafe { multiply_into(&target, &self.packed, rows, &self.runs, first, panels) }
-                });
-            });
-        Ok(())
+    /// About how many tiles such a product has.
+    pub(super) fn tiles(a: &Layout, result: &Layout) -> usize {
+        let columns = |layout: &Layout| layout.shape.last().copied().unwrap_or(1);
+        let (k, n) = (columns(a), columns(result));
+        let m = result.shape.size() / n.max(1);
+        Tiling::new(Sizes { m, k, n }, 1).tiles()
+    }
+
+    /// How the result is cut.
+    pub(super) fn tiling(&self) -> &Tiling {
+        &self.tiling
+    }
+
+    /// Finds the operands of a launch.
+    pub(super) fn bind<'a>(&'a self, launch: &Launch<'a>) -> Result<Product<'a>> {
+        let (place, extent) = (&launch.inputs[0], &self.a.extent);
+        Ok(Product {
+            step: self,
+            rows: match self.a.layout.dtype {
+                Dtype::Float16 => Rows::Float16(Strided::at(place, extent)?),
+                Dtype::Bfloat16 => Rows::Bfloat16(Strided::at(place, extent)?),
+                _ => Rows::Float32(Strided::at(place, extent)?),
+            },
+            target: self.target.bind(launch)?,
+        })
     }
 
     /// Calls `use_it` with the addresses of rows of a as float32.
