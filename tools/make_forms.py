@@ -218,3 +218,42 @@ form(
     normal(3, 6),
     *packed,
 )
+
+# Rotary embedding by halves, with tables of cosines and sines
+q, k = normal(2, 3, 5, 8), normal(2, 2, 5, 8)
+angles = normal(5, 4)
+tables = [f(mx.concatenate([angles, angles], -1)) for f in (mx.cos, mx.sin)]
+
+
+def rotate(x, cos, sin):
+    first, second = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
+    return x * cos + mx.concatenate([-second, first], -1) * sin
+
+
+form("rotate", lambda q, k, *t: (rotate(q, *t), rotate(k, *t)), q, k, *tables)
+halves = [x.astype(mx.float16) for x in (q, *tables)]
+form("rotate_half", rotate, *halves)
+
+
+def rotate_part(x, angles):
+    cos, sin = (f(mx.concatenate([angles, angles], -1)) for f in (mx.cos, mx.sin))
+    return mx.concatenate([rotate(x[..., :6], cos, sin), x[..., 6:]], -1)
+
+
+form("rotate_part", rotate_part, q, angles[:, :3] * 1)
+
+# Self-attention with its projections
+width, heads = 24, 3
+projections = [normal(width, width) * 0.3 for _ in range(4)]
+biases = [normal(width) for _ in range(3)]
+mx.eval(*projections, *biases)
+
+
+def self_attention(x):
+    parts = (mx.addmm(b, x, w.T) for b, w in zip(biases, projections))
+    q, k, v = (part.reshape(2, -1, heads, width // heads).transpose(0, 2, 1, 3) for part in parts)
+    joined = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.3)
+    return x + joined.transpose(0, 2, 1, 3).reshape(2, -1, width) @ projections[3].T
+
+
+form("self_attention", self_attention, normal(2, 7, width))

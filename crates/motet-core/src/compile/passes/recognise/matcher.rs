@@ -219,6 +219,18 @@ impl<'a> Matcher<'a> {
         scaled.next().or_else(divided).unwrap_or((value, 1.0))
     }
 
+    /// What a slice of every row is of, the number of its first element, and the distance of the others.
+    pub(crate) fn row_slice(&self, value: Value) -> Option<(Value, usize, isize)> {
+        let (View::Slice { start, strides }, from) = self.view(value)? else {
+            return None;
+        };
+        let (&low, outer) = start.split_last()?;
+        let (&step, others) = strides.split_last()?;
+        let rows = outer.iter().all(|&first| first == 0) && others.iter().all(|&step| step == 1);
+        let same_rows = self.shape(value).split_last()?.1 == self.shape(from).split_last()?.1;
+        (rows && same_rows).then_some((from, low, step))
+    }
+
     /// What is summed, or else reduced, along the last axis, which becomes one.
     pub(crate) fn reduced_rows(&self, op: Reduction, value: Value) -> Option<Value> {
         match self.kernel(value)? {

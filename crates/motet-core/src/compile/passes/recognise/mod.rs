@@ -18,6 +18,7 @@ mod norm;
 mod pool;
 mod quantized;
 mod rope;
+mod rotate;
 mod softmax;
 
 use matcher::Matcher;
@@ -33,6 +34,7 @@ pub(crate) fn recognise(ir: Ir) -> Ir {
         norm::norm,
         rope::rope,
         attention::attention,
+        rotate::rotate,
         pool::pool,
         convolution::convolution,
         quantized::dequantize,

@@ -117,7 +117,7 @@ impl Turned {
         };
         let (a, b) = if forward { (a, b) } else { (b, a) };
         let [(x, low, step), (same, high, same_step)] =
-            [row_slice(matcher, a)?, row_slice(matcher, b)?];
+            [matcher.row_slice(a)?, matcher.row_slice(b)?];
         let pairs = *matcher.shape(a).last()?;
         let traditional = (low, high, step) == (0, 1, 2);
         let halves = (low, high, step) == (0, pairs, 1);
@@ -136,7 +136,7 @@ impl Turned {
 
     /// The same, where `rest` is what is behind the turned elements.
     fn followed_by(self, matcher: &Matcher<'_>, rest: Value) -> Option<Turned> {
-        (row_slice(matcher, rest)? == (self.x, self.dims, 1)).then_some(self)
+        (matcher.row_slice(rest)? == (self.x, self.dims, 1)).then_some(self)
     }
 }
 
@@ -165,18 +165,6 @@ fn concatenated<'a>(matcher: &Matcher<'a>, value: Value) -> Option<&'a [Value]> 
         }
         _ => None,
     }
-}
-
-/// What a slice of every row is of, the number of its first element, and the distance of the others.
-fn row_slice(matcher: &Matcher<'_>, value: Value) -> Option<(Value, usize, isize)> {
-    let (View::Slice { start, strides }, from) = matcher.view(value)? else {
-        return None;
-    };
-    let (&low, outer) = start.split_last()?;
-    let (&step, others) = strides.split_last()?;
-    let rows = outer.iter().all(|&first| first == 0) && others.iter().all(|&step| step == 1);
-    let same_rows = matcher.shape(value).split_last()?.1 == matcher.shape(from).split_last()?.1;
-    (rows && same_rows).then_some((from, low, step))
 }
 
 /// `scale * (position + offset) * frequency`.
