@@ -431,9 +431,20 @@ impl Cores {
                 return false;
             }
             drop(line);
-            let next_look = looks.then(|| Instant::now().checked_add(self.times.absence));
+            let next_look = looks.then(|| Instant::now().checked_add(self.look_again()));
             let times = [options.deadline, next_look.flatten()];
             waiter.parker.park(times.into_iter().flatten().min());
+        }
+    }
+
+    /// When the first in the line should look for kept cores again: soon where some were kept lately, as
+    /// each look takes a processor from a thread that computes.
+    fn look_again(&self) -> Duration {
+        let kept = self.last_kept.load(Ordering::Relaxed);
+        let lately = self.now().saturating_sub(kept) < nanos(self.times.lease);
+        match lately {
+            true => self.times.absence,
+            false => self.times.lease.saturating_mul(8),
         }
     }
 
