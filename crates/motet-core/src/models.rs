@@ -292,14 +292,13 @@ fn loom_a_waiter_comes_back_when_its_call_is_cancelled() {
     });
 }
 
-/// A call that is cancelled while its caller waits for a core, with the turn of its stream: the caller
-/// comes back before the core is free, and who needs the stream after that gets on.
-#[test]
-fn loom_a_waiter_for_a_core_comes_back_when_its_call_is_cancelled() {
-    loom::model(|| {
+/// A call that is cancelled while its caller waits for a core: with the turn of its stream, or having
+/// left that to workers. It comes back before the core is free, and who needs the stream then gets on.
+fn check_cancelled_without_a_core(priority: Priority) {
+    loom::model(move || {
         let pool = Pool::new(1);
         let operation = sum();
-        let s = stream(&pool);
+        let s = Stream::with_pool(Device::CPU, Arc::clone(&pool), priority);
         let token = CancelToken::new();
         let options = CallOptions {
             cancel: Some(token.clone()),
@@ -314,6 +313,33 @@ fn loom_a_waiter_for_a_core_comes_back_when_its_call_is_cancelled() {
         drop(core);
         assert_eq!(get(&y).unwrap(), 1);
         assert_eq!(operation.runs.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn loom_a_waiter_for_a_core_comes_back_when_its_call_is_cancelled() {
+    check_cancelled_without_a_core(Priority::Urgent);
+}
+
+#[test]
+fn loom_a_waiter_that_leaves_its_stream_to_workers_comes_back_when_its_call_is_cancelled() {
+    check_cancelled_without_a_core(Priority::Normal);
+}
+
+/// Two threads for which no core is free leave two streams to workers, one of which needs the other.
+#[test]
+fn loom_streams_that_are_left_to_workers_are_run() {
+    loom::model(|| {
+        let pool = Pool::new(1);
+        let operation = sum();
+        let (s, t) = (stream(&pool), stream(&pool));
+        let x = lazy(&operation, &[], &s);
+        let y = lazy(&operation, &[x.clone()], &t);
+        let core = pool.enter(Priority::Normal);
+        let other = spawn(move || get(&y).unwrap());
+        drop(core);
+        assert_eq!(get(&x).unwrap(), 1);
+        assert_eq!(other.join().unwrap(), 2);
     });
 }
 

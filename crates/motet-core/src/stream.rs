@@ -23,7 +23,8 @@
 //!   together with another stream's.
 //! - I5: `wait` runs the stream that it waits for whenever nobody else does, and first what that
 //!   one is parked at. A waiter that sleeps, thread or task, is woken when its fence completes and
-//!   whenever the turn that it found held is given back. Tasks leave the running to the workers.
+//!   whenever the turn that it found held is given back. Tasks leave the running to the workers, and so
+//!   do threads for which no core is free: they list the stream.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -232,6 +233,16 @@ struct Queue {
 }
 
 impl Queue {
+    /// Adds a waiter for `at`; gives its parker, which is made when it is first needed.
+    fn sleeper(&mut self, at: u64, parker: &mut Option<Arc<Parker>>) -> Arc<Parker> {
+        let parker = Arc::clone(parker.get_or_insert_default());
+        self.waiters.push(Waiter::Sleeper {
+            at,
+            parker: Arc::clone(&parker),
+        });
+        parker
+    }
+
     /// How urgent the next command is, on a stream of this priority.
     fn priority(&self, stream: Priority) -> Priority {
         let next = self.commands.front().and_then(|next| next.priority());
@@ -269,14 +280,11 @@ enum Progress {
     Parked(Fence),
     /// The call that waits has ended.
     Ended,
-    /// Somebody else has the turn; the parker, now registered, is where to sleep.
+    /// Somebody else has the turn or will take it; the parker, now registered, is where to sleep.
     Busy(Arc<Parker>),
 }
 
 impl Strand {
-    /// A worker runs what there is, and gives way to other streams between two commands.
-    const ALL: u64 = u64::MAX;
-
     /// Runs commands up to `until` if the turn can be had. The caller's parker is made when it is
     /// first needed.
     fn advance(
@@ -289,37 +297,49 @@ impl Strand {
             return Progress::Reached;
         }
         let mut queue = self.queue.lock();
+        // Checked again under the lock: completion wakes waiters under it, so either this sees the
+        // completion or the completion sees the parker.
+        if self.completed.load(Ordering::Acquire) >= until {
+            return Progress::Reached;
+        }
         match &queue.turn {
-            Turn::Held => {
-                // Checked again under the lock: completion wakes waiters under it, so either this
-                // sees the completion or the completion sees the parker.
-                if self.completed.load(Ordering::Acquire) >= until {
-                    return Progress::Reached;
-                }
-                let parker = parker.get_or_insert_with(Default::default);
-                queue.waiters.push(Waiter::Sleeper {
-                    at: until,
-                    parker: Arc::clone(parker),
-                });
-                return Progress::Busy(Arc::clone(parker));
-            }
+            Turn::Held => return Progress::Busy(queue.sleeper(until, parker)),
             Turn::Parked(fence) if !fence.is_done() => return Progress::Parked(fence.clone()),
             // Parked at a fence that is done: whoever completed it is about to list the stream.
             // Waiting for that would be spinning.
-            Turn::Parked(_) | Turn::Free | Turn::Listed => queue.turn = Turn::Held,
+            Turn::Parked(_) | Turn::Free | Turn::Listed => {}
         }
         let priority = queue.priority(self.priority);
+        if self.pool.leaves_to_workers(priority) {
+            let parker = queue.sleeper(until, parker);
+            let listed = matches!(queue.turn, Turn::Listed);
+            queue.turn = Turn::Listed;
+            drop(queue);
+            if !listed {
+                self.pool.submit(Arc::clone(self) as Arc<dyn Task>);
+            }
+            if self.pool.has_workers() {
+                return Progress::Busy(parker);
+            }
+            queue = self.queue.lock();
+            if !matches!(queue.turn, Turn::Listed) {
+                return Progress::Busy(parker);
+            }
+        }
+        queue.turn = Turn::Held;
         drop(queue);
-        self.run(until, options, priority)
+        self.run(until, options, priority, false)
     }
 
     /// Runs commands up to `until`, the queue's end, one that is blocked, or until the call that waits,
-    /// of these options, has ended. Holds the turn; `priority` is that of the first command.
+    /// of these options, has ended. Holds the turn; `priority` is that of the first command. A worker
+    /// gives way to other streams between two commands.
     fn run(
         self: &Arc<Strand>,
         until: u64,
         options: Option<&CallOptions>,
         priority: Priority,
+        by_worker: bool,
     ) -> Progress {
         // Sleeping for a core with the turn in hand is the one exception to I4: whoever holds a
         // core always gets on, so this ends.
@@ -375,7 +395,7 @@ impl Strand {
             drop(queue);
             due.iter().for_each(Waiter::wake);
             permit.yield_to_waiters();
-            if until == Strand::ALL && self.pool.has_task_first() {
+            if by_worker && self.pool.has_task_first() {
                 self.give_back(self.queue.lock());
                 return Progress::Reached;
             }
@@ -444,8 +464,10 @@ impl Task for Strand {
         }
         queue.turn = Turn::Held;
         let priority = queue.priority(self.priority);
+        // What comes later is due later: it goes to the end of the list.
+        let until = queue.submitted;
         drop(queue);
-        Strand::run(&self, Strand::ALL, None, priority);
+        Strand::run(&self, until, None, priority, true);
     }
 
     fn priority(&self) -> Priority {

@@ -206,6 +206,21 @@ impl<'a> CorePermit<'a> {
         }
     }
 
+    /// The thread begins something else, which has this priority and is due at this time.
+    pub(super) fn begin(&mut self, priority: Priority, due: Nanos) {
+        let seat = self.cores.seat(self.cores.now(), priority);
+        SEAT.with(|cell| cell.set(Seat { due, ..seat }));
+    }
+
+    /// Those whom the thread has woken may be on its processor, where the system would let them wait for
+    /// milliseconds. Not after a short while: to change threads takes longer then.
+    pub(super) fn let_the_woken_run(&self) {
+        let held = self.cores.now().saturating_sub(seat().since);
+        if held > nanos(self.cores.times.lease) {
+            thread::yield_now();
+        }
+    }
+
     /// Lets those who wait for a core go first, if they are due earlier or this thread has had it for
     /// long enough. Costs one load when nobody waits.
     pub fn yield_to_waiters(&mut self) {
@@ -440,12 +455,16 @@ impl Cores {
     /// When the first in the line should look for kept cores again: soon where some were kept lately, as
     /// each look takes a processor from a thread that computes.
     fn look_again(&self) -> Duration {
-        let kept = self.last_kept.load(Ordering::Relaxed);
-        let lately = self.now().saturating_sub(kept) < nanos(self.times.lease);
-        match lately {
+        match self.kept_lately() {
             true => self.times.absence,
-            false => self.times.lease.saturating_mul(8),
+            false => self.times.quantum,
         }
+    }
+
+    /// Whether threads come back to cores that they gave back: their calls are short then.
+    fn kept_lately(&self) -> bool {
+        let kept = self.last_kept.load(Ordering::Relaxed);
+        self.now().saturating_sub(kept) < nanos(self.times.quantum)
     }
 
     /// A waiter that has not been served goes.
@@ -577,6 +596,16 @@ impl Cores {
     pub(super) fn in_background(&self) -> bool {
         let seat = seat();
         self.seated(&seat) && seat.priority == Priority::Background
+    }
+
+    /// Whether the calling thread would have to wait for a core, and those who have one have it for long.
+    /// A hint: Relaxed.
+    pub(super) fn would_wait_long(&self) -> bool {
+        let (seat, state) = (seat(), self.load());
+        let own = seat.cores == self.address();
+        let comes_back = own && seat.kept && state.kept > 0;
+        let free = state.free > 0 && state.waiting == 0;
+        !(own && seat.held || comes_back || free || self.kept_lately())
     }
 
     /// Whether the thread of this seat has a core of this budget.

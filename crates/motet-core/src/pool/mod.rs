@@ -165,7 +165,7 @@ impl Pool {
         }
         let mut jobs = self.shared.jobs.lock();
         if jobs.workers == 0 {
-            let missing = self.shared.hire(&mut jobs, 1, Priority::Normal);
+            let missing = self.shared.hire(&mut jobs, 1, 1);
             drop(jobs);
             self.shared.start(missing);
             jobs = self.shared.jobs.lock();
@@ -208,6 +208,14 @@ impl Pool {
         self.shared.cores.yield_to_waiters();
     }
 
+    /// Whether a thread that wants to do such work should leave it to workers: where no core is free, they
+    /// go from one task to the next, while threads that took turns would have to be woken each time, and
+    /// each wake-up leaves a core alone for a while. Urgent work has no time for another thread, and
+    /// workers know nothing of the core that work in the background leaves to others.
+    pub(crate) fn leaves_to_workers(&self, priority: Priority) -> bool {
+        priority == Priority::Normal && self.shared.cores.would_wait_long()
+    }
+
     /// Whether a task on the list should go before what the calling thread, a worker, does next.
     pub(crate) fn has_task_first(&self) -> bool {
         let due = self.shared.first_task.load(Ordering::Relaxed);
@@ -243,9 +251,11 @@ struct Jobs {
     /// By the time when they are due.
     tasks: VecDeque<Listing>,
     regions: Vec<Arc<Region>>,
-    /// Workers that there are, and how many of them sleep or have been woken and not got here yet.
+    /// Workers that there are, how many of them sleep or have been woken and not got here yet, and how
+    /// many look out for work without sleeping.
     workers: usize,
     asleep: usize,
+    looking: usize,
     stopped: bool,
 }
 
@@ -300,8 +310,10 @@ impl Shared {
         jobs.regions.push(Arc::clone(region));
         self.regions.store(jobs.regions.len(), Ordering::Relaxed);
         let asleep = jobs.asleep;
+        // Who looks out finds the region without being woken.
+        let helpers = helpers.saturating_sub(jobs.looking);
         let missing = helpers.saturating_sub(asleep);
-        let missing = self.hire(&mut jobs, missing, Priority::Normal);
+        let missing = self.hire(&mut jobs, missing, (self.count - 1).max(1));
         drop(jobs);
         // From here on the region has to be taken off the list, whatever happens.
         let listed = Listed {
@@ -310,7 +322,7 @@ impl Shared {
         };
         if asleep > helpers {
             (0..helpers).for_each(|_| self.wake.notify_one());
-        } else if asleep > 0 {
+        } else if asleep > 0 && helpers > 0 {
             self.wake.notify_all();
         }
         self.start(missing);
@@ -333,21 +345,21 @@ impl Shared {
         jobs.tasks.insert(at, listing);
         self.note_first_task(&jobs);
         let missing = jobs.tasks.len().saturating_sub(jobs.asleep).min(1);
-        let missing = self.hire(&mut jobs, missing, priority);
+        // The others may be in the middle of long tasks: urgent ones get workers beyond the number of
+        // cores, who compete for one as all do.
+        let most = match priority {
+            Priority::Urgent => 2 * self.count,
+            _ => self.count,
+        };
+        let missing = self.hire(&mut jobs, missing, most);
         drop(jobs);
         self.wake.notify_one();
         self.start(missing);
     }
 
-    /// Counts up to `wanted` new workers, which [`Shared::start`] has to start without the lock. The
-    /// others may be in the middle of long tasks: urgent ones get workers beyond the usual number,
-    /// who compete for a core as all do.
-    fn hire(&self, jobs: &mut Jobs, wanted: usize, priority: Priority) -> usize {
-        let usual = (self.count - 1).max(1);
-        let most = match priority {
-            Priority::Urgent => usual + self.count,
-            _ => usual,
-        };
+    /// Counts up to `wanted` new workers, of at most so many in all, which [`Shared::start`] has to start
+    /// without the lock.
+    fn hire(&self, jobs: &mut Jobs, wanted: usize, most: usize) -> usize {
         let hired = wanted.min(most.saturating_sub(jobs.workers));
         jobs.workers += hired;
         hired
@@ -382,9 +394,11 @@ impl Shared {
                 }
             }
             if std::mem::take(&mut awake) {
+                jobs.looking += 1;
                 drop(jobs);
                 self.look_out();
                 jobs = self.jobs.lock();
+                jobs.looking -= 1;
                 continue;
             }
             jobs.asleep += 1;
@@ -465,9 +479,10 @@ impl Worker {
                     let permit = shared.cores.enter(priority, false, &NONE);
                     let mut permit = permit.expect("a wait without options ends with a core");
                     while let Some(next) = shared.next_task() {
-                        permit.set_priority(next.priority);
+                        permit.begin(next.priority, next.due);
                         next.task.run();
                         permit.yield_to_waiters();
+                        permit.let_the_woken_run();
                     }
                 }
                 Job::Help(region) => {
@@ -486,7 +501,7 @@ impl Drop for Worker {
         jobs.workers -= 1;
         // A task has panicked: somebody has to do the others.
         let missing = usize::from(std::thread::panicking() && !jobs.tasks.is_empty());
-        let missing = self.0.hire(&mut jobs, missing, Priority::Normal);
+        let missing = self.0.hire(&mut jobs, missing, self.0.count);
         drop(jobs);
         self.0.start(missing);
     }

@@ -8,9 +8,17 @@ use std::time::{Duration, Instant};
 
 use super::cores::Times;
 use super::{Pool, Priority, Shared, Task};
+use crate::array::Array;
 use crate::cancel::{CancelToken, Limits, unlimited};
-use crate::error::Error;
+use crate::device::Device;
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::memory::heap;
+use crate::node::Executable;
 use crate::options::{CallOptions, NONE};
+use crate::shape::Spec;
+use crate::stream::Stream;
+use crate::tensor::Tensor;
 
 /// A cost that always makes a region.
 const COSTLY: usize = 1 << 30;
@@ -502,6 +510,57 @@ fn a_kept_core_is_not_kept_from_the_more_urgent_or_for_ever() {
         });
         assert!(pool.shared.cores.try_enter().is_some());
     }
+}
+
+/// Notes which thread ran it.
+#[derive(Default)]
+struct Noted(Mutex<Option<thread::ThreadId>>);
+
+impl Executable for Noted {
+    fn name(&self) -> &str {
+        "Noted"
+    }
+
+    fn execute(
+        &self,
+        _: &[Tensor],
+        outputs: &[Spec],
+        _: &Pool,
+        _: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Vec<Tensor>> {
+        *self.0.lock().unwrap() = Some(thread::current().id());
+        Ok(vec![Tensor::allocate(&outputs[0], heap())?])
+    }
+}
+
+/// Whether a thread that evaluates something of this priority while no core is free computes it itself.
+fn computes_itself(priority: Priority) -> bool {
+    let pool = Pool::new(1);
+    let on = Stream::with_pool(Device::CPU, Arc::clone(&pool), priority);
+    let noted = Arc::new(Noted::default());
+    let spec = Spec::new([], Dtype::Float32);
+    let lazy = Array::from_executable(noted.clone(), &[], &[spec], on, None);
+    let core = pool.enter(Priority::Normal);
+    let waits = |pool: &Pool| {
+        let tasks = pool.shared.jobs.lock().tasks.len();
+        tasks > 0 || pool.shared.cores.waiting() > 0
+    };
+    let caller = thread::scope(|scope| {
+        let caller = scope.spawn(|| lazy[0].eval().unwrap());
+        while !waits(&pool) {
+            thread::yield_now();
+        }
+        drop(core);
+        caller.thread().id()
+    });
+    let ran = noted.0.lock().unwrap().take();
+    ran == Some(caller)
+}
+
+#[test]
+fn where_no_core_is_free_calls_are_left_to_workers_unless_they_are_urgent() {
+    assert!(!computes_itself(Priority::Normal));
+    assert!(computes_itself(Priority::Urgent));
 }
 
 #[test]
