@@ -250,8 +250,15 @@ impl<T: Operand<Sum: Real>> Step for Attention<T> {
             .for_each_tile(batches * row_tiles, cost_ns, &|tile| {
                 let (batch, first) = (tile / row_tiles, tile % row_tiles * ROWS);
                 let tile_rows = first..rows.min(first + ROWS);
+                let numbers = batch * rows + first..batch * rows + tile_rows.end;
+                // Found along the way: one by one they would take a division for each dimension.
+                let mut starts = SmallVec::<[usize; ROWS]>::new();
+                self.rows.runs(numbers, |_, [offset], len| {
+                    let start = |i: isize| (offset + i * self.rows.step()).unsigned_abs();
+                    starts.extend((0..len as isize).map(start));
+                });
                 self.tile(&operands, batch, tile_rows, &|row, sums| {
-                    let start = self.rows.offset(batch * rows + row).unsigned_abs();
+                    let start = starts[row - first];
                     // SAFETY: rows do not overlap, and each is in one tile, which stores it once.
                     T::store(sums, unsafe { out.part(start..start + self.values) });
                 });
