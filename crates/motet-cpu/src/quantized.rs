@@ -22,6 +22,8 @@ use crate::simd::{Simd, leveled};
 mod codes;
 mod convert;
 mod few_rows;
+#[cfg(target_arch = "x86_64")]
+mod nibbles;
 mod product;
 mod unpack;
 mod vector;

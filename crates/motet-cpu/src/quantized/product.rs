@@ -11,11 +11,13 @@ use motet_core::shape::{Layout, Spec};
 use super::few_rows::{dots, weighted_sum};
 use super::unpack::{Codes, Rows, with_codes};
 use super::{Packed, Weights};
+#[cfg(target_arch = "x86_64")]
+use super::{codes::values_of_nibbles, nibbles};
 use crate::convert::Float32Like;
 use crate::indices::{Pick, Picks, groups};
 use crate::matmul::{Matrix, Sizes, multiply};
 use crate::operand::{Output, input};
-use crate::simd::leveled;
+use crate::simd::{Simd, leveled};
 
 pub(super) struct ProductStep<T> {
     x: Layout,
@@ -177,6 +179,13 @@ impl<T: Float32Like> ProductStep<T> {
         let part = w.part(w_rows, w_columns);
         let rows = part.rows();
         for (x, sums) in x.chunks_exact(k.max(1)).zip(sums.chunks_exact_mut(width)) {
+            #[cfg(target_arch = "x86_64")]
+            if simd == Simd::Avx512 && self.transpose && self.w.quantization.bits == 4 {
+                let values = values_of_nibbles(self.w.quantization.mode);
+                // SAFETY: `Simd::Avx512` exists only where the processor was found to have it.
+                unsafe { nibbles::dots(x, &values, rows, sums) };
+                continue;
+            }
             with_codes!(self.w.quantization, C => if self.transpose {
                 leveled!(simd, dots<S: Codes = C>(x: &[f32], rows: Rows<'_>, sums: &mut [f32]));
             } else {
