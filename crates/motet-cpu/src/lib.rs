@@ -23,7 +23,6 @@ mod fft;
 mod hadamard;
 mod indexing;
 mod indices;
-mod lanes;
 #[cfg(feature = "linalg")]
 mod linalg;
 mod masked_scatter;
@@ -47,6 +46,7 @@ mod sort;
 mod target;
 #[cfg(test)]
 mod testing;
+mod vector;
 
 /// The processor that runs the program.
 pub struct Cpu;

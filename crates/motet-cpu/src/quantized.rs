@@ -21,12 +21,12 @@ use crate::simd::{Simd, leveled};
 
 mod codes;
 mod convert;
+mod eight;
 mod few_rows;
 #[cfg(target_arch = "x86_64")]
 mod nibbles;
 mod product;
 mod unpack;
-mod vector;
 
 use codes::decode_scale;
 use convert::{DequantizeStep, QuantizeStep};

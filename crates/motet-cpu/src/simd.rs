@@ -1,14 +1,19 @@
 //! Which instructions the processor has, and how kernels are compiled for each choice.
 //!
 //! [`leveled!`] compiles one generic body for each level: for every processor, for those with AVX2,
-//! FMA and F16C, and for those with AVX-512. [`Simd`] says at run time which of them may be called. Tests
-//! go through [`Simd::all`].
+//! FMA and F16C, and for those with AVX-512; on ARM for NEON. [`Simd`] says at run time which of them may be
+//! called. Tests go through [`Simd::all`].
+
+use crate::vector::Vector;
 
 /// A choice of instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Simd {
-    /// What every processor of the architecture has.
+    /// What the compiler makes of loops for every processor of the architecture.
     Portable,
+    /// NEON, which every processor of the architecture has.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     /// AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -29,7 +34,20 @@ impl Simd {
                 return if wide { Simd::Avx512 } else { Simd::Avx2 };
             }
         }
-        Simd::Portable
+        #[cfg(target_arch = "aarch64")]
+        let least = Simd::Neon;
+        #[cfg(not(target_arch = "aarch64"))]
+        let least = Simd::Portable;
+        least
+    }
+
+    /// How many float32 its vectors have.
+    pub(crate) fn width(self) -> usize {
+        #[inline(always)]
+        fn body<L: Level>() -> usize {
+            L::Vector::WIDTH
+        }
+        leveled!(self, body() -> usize)
     }
 
     /// All that this processor has, the best last.
@@ -37,6 +55,8 @@ impl Simd {
     pub(crate) fn all() -> Vec<Simd> {
         match Simd::detect() {
             Simd::Portable => vec![Simd::Portable],
+            #[cfg(target_arch = "aarch64")]
+            Simd::Neon => vec![Simd::Portable, Simd::Neon],
             #[cfg(target_arch = "x86_64")]
             Simd::Avx2 => vec![Simd::Portable, Simd::Avx2],
             #[cfg(target_arch = "x86_64")]
@@ -45,8 +65,9 @@ impl Simd {
     }
 }
 
-/// How a choice of instructions computes `a * b + c`.
+/// A choice of instructions: its vector, and how it computes `a * b + c`.
 pub(crate) trait Level: 'static {
+    type Vector: Vector;
     /// `a * b + c`, rounded once where that is one instruction.
     fn mul_add(a: f32, b: f32, c: f32) -> f32;
 }
@@ -55,6 +76,8 @@ pub(crate) trait Level: 'static {
 pub(crate) struct Portable;
 
 impl Level for Portable {
+    type Vector = [f32; 4];
+
     #[inline(always)]
     fn mul_add(a: f32, b: f32, c: f32) -> f32 {
         if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
@@ -66,12 +89,29 @@ impl Level for Portable {
     }
 }
 
+/// [`Simd::Neon`] as a type.
+#[cfg(target_arch = "aarch64")]
+pub(crate) struct Neon;
+
+#[cfg(target_arch = "aarch64")]
+impl Level for Neon {
+    // Of the 32 registers a product then needs as many as of the 16 that AVX2 has.
+    type Vector = [std::arch::aarch64::float32x4_t; 2];
+
+    #[inline(always)]
+    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+}
+
 /// [`Simd::Avx2`] as a type.
 #[cfg(target_arch = "x86_64")]
 pub(crate) struct Avx2;
 
 #[cfg(target_arch = "x86_64")]
 impl Level for Avx2 {
+    type Vector = std::arch::x86_64::__m256;
+
     #[inline(always)]
     fn mul_add(a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
@@ -84,6 +124,8 @@ pub(crate) struct Avx512;
 
 #[cfg(target_arch = "x86_64")]
 impl Level for Avx512 {
+    type Vector = std::arch::x86_64::__m512;
+
     #[inline(always)]
     fn mul_add(a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
@@ -112,6 +154,8 @@ macro_rules! leveled {
             $crate::simd::Simd::Portable => {
                 $body::<$crate::simd::Portable $(, $actual)?>($($argument),*)
             }
+            #[cfg(target_arch = "aarch64")]
+            $crate::simd::Simd::Neon => $body::<$crate::simd::Neon $(, $actual)?>($($argument),*),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Simd::Avx2` exists only where the processor was found to have all.
             $crate::simd::Simd::Avx2 => unsafe { avx2$(::<$actual>)?($($argument),*) },

@@ -6,8 +6,8 @@
 
 use half::{bf16, f16};
 
-use crate::lanes::Lanes;
-use crate::simd::Simd;
+use crate::simd::{Level, Simd, leveled};
+use crate::vector::Vector;
 
 /// The most links of a chain.
 pub(super) const MAX_LINKS: usize = 24;
@@ -72,37 +72,24 @@ pub(super) struct Link {
 /// initialised, by an earlier link if not before. Those of `Stream` are aligned to 64. No element is
 /// stored where another one is read.
 pub(super) unsafe fn run(simd: Simd, links: &mut [Link], rows: usize, len: usize) {
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn avx2(links: &mut [Link], rows: usize, len: usize) {
-        // SAFETY: the caller's contract; the processor has what the vectors need.
-        unsafe { all::<std::arch::x86_64::__m256, 8>(links, rows, len) }
+    #[inline(always)]
+    fn body<L: Level>(links: &mut [Link], rows: usize, len: usize) {
+        // SAFETY: the contract is the outer function's.
+        unsafe { all::<L::Vector>(links, rows, len) }
     }
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512vl,avx512bw,avx512dq")]
-    unsafe fn avx512(links: &mut [Link], rows: usize, len: usize) {
-        // SAFETY: as above.
-        unsafe { all::<std::arch::x86_64::__m512, 8>(links, rows, len) }
-    }
-    // SAFETY: the contract is the same, and `simd` says what the processor has.
-    unsafe {
-        match simd {
-            Simd::Portable => all::<f32, 32>(links, rows, len),
-            #[cfg(target_arch = "x86_64")]
-            Simd::Avx2 => avx2(links, rows, len),
-            #[cfg(target_arch = "x86_64")]
-            Simd::Avx512 => avx512(links, rows, len),
-        }
-    }
+    leveled!(simd, body(links: &mut [Link], rows: usize, len: usize));
 }
 
-/// In each row blocks of `N` vectors, then single vectors, then single elements.
+/// Vectors of a block: half of the registers, or a quarter.
+const VECTORS: usize = 8;
+
+/// In each row blocks of vectors, then single vectors, then single elements.
 ///
 /// # Safety
 /// As for [`run`], on a processor that has `V`.
 #[inline(always)]
-unsafe fn all<V: Lanes, const N: usize>(links: &mut [Link], rows: usize, len: usize) {
-    const { assert!(N * V::WIDTH <= BLOCK) };
+unsafe fn all<V: Vector>(links: &mut [Link], rows: usize, len: usize) {
+    const { assert!(VECTORS * V::WIDTH <= BLOCK) };
     for row in 0..rows {
         if row > 0 {
             for link in &mut *links {
@@ -112,9 +99,9 @@ unsafe fn all<V: Lanes, const N: usize>(links: &mut [Link], rows: usize, len: us
         let mut at = 0;
         // SAFETY: by this function's contract, for elements up to `len`.
         unsafe {
-            while len - at >= N * V::WIDTH {
-                block::<V, N>(links, at);
-                at += N * V::WIDTH;
+            while len - at >= VECTORS * V::WIDTH {
+                block::<V, VECTORS>(links, at);
+                at += VECTORS * V::WIDTH;
             }
             while len - at >= V::WIDTH {
                 block::<V, 1>(links, at);
@@ -133,7 +120,7 @@ unsafe fn all<V: Lanes, const N: usize>(links: &mut [Link], rows: usize, len: us
 /// # Safety
 /// As for [`all`]; the elements are there.
 #[inline(always)]
-unsafe fn block<V: Lanes, const N: usize>(links: &[Link], at: usize) {
+unsafe fn block<V: Vector, const N: usize>(links: &[Link], at: usize) {
     let mut value = [V::splat(0.0); N];
     for link in links {
         // SAFETY: by this function's contract the operand has an element of this number.

@@ -8,10 +8,10 @@ use motet_core::shape::{Layout, Spec};
 use motet_core::tensor::Tensor;
 
 use super::{Elementwise, Memory, Part, Prepared, Sums};
-use crate::lanes::Lanes;
 use crate::scratch::with_scratch;
 use crate::simd::Simd;
 use crate::testing::{launch, noise, tensor, values};
+use crate::vector::Vector;
 
 /// Numbers that look random.
 struct Dice(u64);
@@ -98,8 +98,8 @@ fn interpret(program: &Program, inputs: &[f32]) -> Vec<f32> {
             Instruction::Binary(Binary::Sub, a, b) => r(a) - r(b),
             Instruction::Binary(Binary::Mul, a, b) => r(a) * r(b),
             Instruction::Binary(Binary::Div, a, b) => r(a) / r(b),
-            Instruction::Binary(Binary::Max, a, b) => Lanes::max(r(a), r(b)),
-            Instruction::Binary(_, a, b) => Lanes::min(r(a), r(b)),
+            Instruction::Binary(Binary::Max, a, b) => Vector::max(r(a), r(b)),
+            Instruction::Binary(_, a, b) => Vector::min(r(a), r(b)),
             Instruction::Cast(a) if program.code[a].1 == dtype => r(a),
             Instruction::Cast(a) => rounded(r(a), dtype),
             Instruction::Select(..) => unreachable!("the generator makes none"),

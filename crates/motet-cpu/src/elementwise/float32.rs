@@ -36,6 +36,8 @@ macro_rules! leveled {
         }
         match $simd {
             Simd::Portable => body::<Portable> as Run,
+            #[cfg(target_arch = "aarch64")]
+            Simd::Neon => body::<crate::simd::Neon> as Run,
             #[cfg(target_arch = "x86_64")]
             Simd::Avx2 => avx2 as Run,
             #[cfg(target_arch = "x86_64")]

@@ -12,9 +12,9 @@ use smallvec::SmallVec;
 use super::chain::{self, Link, MAX_LINKS, Op};
 use super::run::Run;
 use super::{TILE, plan};
-use crate::lanes::fence;
 use crate::operand::Walk;
 use crate::simd::Simd;
+use crate::vector::fence;
 
 /// Where the elements of a tile are.
 #[derive(Clone, Copy, Debug, PartialEq)]

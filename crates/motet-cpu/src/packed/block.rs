@@ -1,20 +1,25 @@
 //! The innermost loops: some rows times panels of packed columns.
 
-use super::vector::Vector;
-use super::{Run, vector};
-use crate::simd::Simd;
+use super::Run;
+use crate::simd::{Level, Simd, leveled};
+use crate::vector::Vector;
 
 /// The most columns of a panel.
 const MOST_COLUMNS: usize = 32;
 
 /// The columns of a panel: two vectors.
 pub(super) fn panel_columns(simd: Simd) -> usize {
-    2 * match simd {
-        Simd::Portable => vector::Portable::LANES,
-        #[cfg(target_arch = "x86_64")]
-        Simd::Avx2 => vector::Avx2::LANES,
-        #[cfg(target_arch = "x86_64")]
-        Simd::Avx512 => vector::Avx512::LANES,
+    2 * simd.width()
+}
+
+/// The most rows of sums that fit into the registers, two vectors to a row: there are 16 of these, or 32
+/// where vectors are as long as a line of the cache.
+const fn most_rows<V: Vector>() -> usize {
+    match V::WIDTH {
+        // The portable products and sums need a register in between.
+        4 => 4,
+        8 => 6,
+        _ => 8,
     }
 }
 
@@ -46,33 +51,17 @@ pub(super) struct Block<'a> {
 /// [`panel_columns`] for each element of the runs, and `columns` of each row of sums can be written
 /// by this thread alone (and are readable where `add`).
 pub(super) unsafe fn multiply(simd: Simd, block: Block<'_>) {
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn avx2(block: Block<'_>) {
+    #[inline(always)]
+    fn body<L: Level>(block: Block<'_>) {
         // SAFETY: by the outer function's contract.
-        unsafe { panels::<vector::Avx2>(block) }
+        unsafe { panels::<L::Vector>(block) }
     }
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn avx512(block: Block<'_>) {
-        // SAFETY: by the outer function's contract.
-        unsafe { panels::<vector::Avx512>(block) }
-    }
-    // SAFETY: by this function's contract.
-    unsafe {
-        match simd {
-            Simd::Portable => panels::<vector::Portable>(block),
-            #[cfg(target_arch = "x86_64")]
-            Simd::Avx2 => avx2(block),
-            #[cfg(target_arch = "x86_64")]
-            Simd::Avx512 => avx512(block),
-        }
-    }
+    leveled!(simd, body(block: Block<'_>));
 }
 
 #[inline(always)]
 unsafe fn panels<V: Vector>(block: Block<'_>) {
-    let width = 2 * V::LANES;
+    let width = 2 * V::WIDTH;
     for (panel, first) in (0..block.columns).step_by(width).enumerate() {
         // SAFETY: the panel is one of the block's.
         unsafe {
@@ -89,7 +78,7 @@ unsafe fn panels<V: Vector>(block: Block<'_>) {
 /// Groups of nearly equal size: a last group of one row would be slow.
 #[inline(always)]
 unsafe fn groups<V: Vector>(block: Block<'_>) {
-    let count = block.rows.len().div_ceil(V::ROWS);
+    let count = block.rows.len().div_ceil(most_rows::<V>());
     let mut start = 0;
     for group in 0..count {
         let end = block.rows.len() * (group + 1) / count;
@@ -109,7 +98,7 @@ unsafe fn group_of<V: Vector>(block: Block<'_>, start: usize, end: usize) {
             match rows.len() {
                 // SAFETY: by the contract of `multiply`; the arms that do not fit into the
                 // registers are left out by the compiler.
-                $($rows if $rows <= V::ROWS => unsafe {
+                $($rows if $rows <= most_rows::<V>() => unsafe {
                     sums::<V, $rows, $unroll>(block, rows, out)
                 },)*
                 _ => unreachable!("groups have at most as many rows as fit"),
@@ -143,24 +132,24 @@ unsafe fn sums<V: Vector, const ROWS: usize, const UNROLL: usize>(
             let mut k = 0;
             while k + UNROLL <= run.len {
                 for u in 0..UNROLL {
-                    let (b, c) = (V::load(line), V::load(line.add(V::LANES)));
+                    let (b, c) = (V::load(line), V::load(line.add(V::WIDTH)));
                     for i in 0..ROWS {
                         let a = V::splat(*row[i].add(k + u));
                         low[u][i] = a.mul_add(b, low[u][i]);
                         high[u][i] = a.mul_add(c, high[u][i]);
                     }
-                    line = line.add(2 * V::LANES);
+                    line = line.add(2 * V::WIDTH);
                 }
                 k += UNROLL;
             }
             while UNROLL > 1 && k < run.len {
-                let (b, c) = (V::load(line), V::load(line.add(V::LANES)));
+                let (b, c) = (V::load(line), V::load(line.add(V::WIDTH)));
                 for i in 0..ROWS {
                     let a = V::splat(*row[i].add(k));
                     low[0][i] = a.mul_add(b, low[0][i]);
                     high[0][i] = a.mul_add(c, high[0][i]);
                 }
-                line = line.add(2 * V::LANES);
+                line = line.add(2 * V::WIDTH);
                 k += 1;
             }
         }
@@ -170,25 +159,25 @@ unsafe fn sums<V: Vector, const ROWS: usize, const UNROLL: usize>(
                 high[0][i] = high[0][i].add(high[u][i]);
             }
         }
-        if block.columns == 2 * V::LANES {
+        if block.columns == 2 * V::WIDTH {
             if block.add {
                 for i in 0..ROWS {
                     let out = out.add(i * block.out_step);
                     low[0][i] = low[0][i].add(V::load(out));
-                    high[0][i] = high[0][i].add(V::load(out.add(V::LANES)));
+                    high[0][i] = high[0][i].add(V::load(out.add(V::WIDTH)));
                 }
             }
             for i in 0..ROWS {
                 let out = out.add(i * block.out_step);
                 low[0][i].store(out);
-                high[0][i].store(out.add(V::LANES));
+                high[0][i].store(out.add(V::WIDTH));
             }
             return;
         }
         let mut lines = [[0.0f32; MOST_COLUMNS]; ROWS];
         for i in 0..ROWS {
             low[0][i].store(lines[i].as_mut_ptr());
-            high[0][i].store(lines[i].as_mut_ptr().add(V::LANES));
+            high[0][i].store(lines[i].as_mut_ptr().add(V::WIDTH));
         }
         store_some(block, &lines, out);
     }

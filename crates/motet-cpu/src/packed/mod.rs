@@ -22,7 +22,6 @@ use crate::simd::Simd;
 
 mod block;
 mod tiles;
-mod vector;
 
 use block::{Block, panel_columns};
 pub(crate) use tiles::{TILE_ROWS, Tiling, multiply_into};

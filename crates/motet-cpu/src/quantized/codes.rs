@@ -2,7 +2,7 @@
 
 use motet_core::kernel::QuantizationMode;
 
-use super::vector::{float4, float8};
+use super::eight::{float4, float8};
 
 /// Packs codes of `bits` bits.
 pub(super) fn pack_bits(bits: usize, codes: &[u8], bytes: &mut [u8]) {

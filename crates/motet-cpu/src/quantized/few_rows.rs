@@ -3,8 +3,9 @@
 //!
 //! A scale is applied to what a group sums up to, and a bias to the sum of the group's x.
 
+use super::eight::{Eight, Lanes};
 use super::unpack::{Codes, Rows, eight};
-use super::vector::{Lanes, Vector};
+use crate::vector::Vector;
 
 /// `out[i]` is the product of `x` and row `i`.
 #[inline(always)]
@@ -19,7 +20,7 @@ pub(super) fn dots<L: Lanes, C: Codes>(x: &[f32], rows: Rows<'_>, out: &mut [f32
 /// [`dots`] of groups of so many units.
 #[inline(always)]
 fn dots_of<L: Lanes, C: Codes, const UNITS: usize>(x: &[f32], rows: Rows<'_>, out: &mut [f32]) {
-    let zero = L::Vector::splat(0.0);
+    let zero = L::Eight::splat(0.0);
     let x_groups = || x.chunks_exact(UNITS * C::UNIT);
     let x_sums: Vec<[f32; 8]> = x_groups().map(sum_of_eights).collect();
     for (i, out) in out.iter_mut().enumerate() {
@@ -33,19 +34,17 @@ fn dots_of<L: Lanes, C: Codes, const UNITS: usize>(x: &[f32], rows: Rows<'_>, ou
             let mut sums = [zero; 2];
             for unit in 0..UNITS {
                 for i in 0..C::UNIT / 8 {
-                    let x = L::Vector::load(&x[unit * C::UNIT..].as_chunks::<8>().0[i]);
+                    let x = L::Eight::read(&x[unit * C::UNIT..].as_chunks::<8>().0[i]);
                     let codes = &bytes[unit * C::UNIT_BYTES..];
-                    sums[i % 2] = eight::<C, L::Vector>(codes, i).mul_add::<L>(x, sums[i % 2]);
+                    sums[i % 2] = eight::<C, L::Eight>(codes, i).mul_add(x, sums[i % 2]);
                 }
             }
-            total = sums[0]
-                .add(sums[1])
-                .mul_add::<L>(L::Vector::splat(scale), total);
+            total = sums[0].add(sums[1]).mul_add(L::Eight::splat(scale), total);
         }
         if C::AFFINE {
             for (&bias, x_sum) in row.biases.iter().zip(&x_sums) {
-                let bias = L::Vector::splat(bias);
-                bias_total = L::Vector::load(x_sum).mul_add::<L>(bias, bias_total);
+                let bias = L::Eight::splat(bias);
+                bias_total = L::Eight::read(x_sum).mul_add(bias, bias_total);
             }
         }
         *out = total.add(bias_total).sum();
@@ -76,12 +75,12 @@ pub(super) fn weighted_sum<L: Lanes, C: Codes>(x: &[f32], rows: Rows<'_>, out: &
         let bytes = row.bytes.chunks_exact(group_bytes);
         let groups = bytes.zip(out.chunks_exact_mut(group_size)).zip(row.scales);
         for ((bytes, out), &scale) in groups {
-            let factor = L::Vector::splat(x * scale);
+            let factor = L::Eight::splat(x * scale);
             let units = bytes.chunks_exact(C::UNIT_BYTES);
             for (unit, out) in units.zip(out.chunks_exact_mut(C::UNIT)) {
                 for (i, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-                    let values = eight::<C, L::Vector>(unit, i);
-                    values.mul_add::<L>(factor, L::Vector::load(out)).store(out);
+                    let values = eight::<C, L::Eight>(unit, i);
+                    values.mul_add(factor, L::Eight::read(out)).write(out);
                 }
             }
         }

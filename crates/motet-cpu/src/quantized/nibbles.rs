@@ -109,7 +109,7 @@ mod tests {
             let (x, values) = (noise(k, 1), noise(16, 2));
             let values: [f32; 16] = values.try_into().unwrap();
             let (scales, biases) = (noise(groups * n, 3), noise(groups * n, 4));
-            let bytes: Vec<u8> = (0..k * n / 2).map(|i| (i * 167 >> 3 ^ i) as u8).collect();
+            let bytes: Vec<u8> = (0..k * n / 2).map(|i| ((i * 167) >> 3 ^ i) as u8).collect();
             for biases in [&biases[..], &[]] {
                 let all = Groups {
                     bytes: &bytes,

@@ -34,8 +34,9 @@ pub(super) struct ProductStep<T> {
 /// Rows that are multiplied together at most where indices pick them.
 const MOST_ROWS: usize = 512;
 
-/// Rows for which each unpacks the weights anew: about 6 weights a cycle, while unpacking to memory
-/// and packing for the matrix product take half a cycle for each weight before the first row.
+/// Rows for which each unpacks the weights anew: about 4 weights a cycle, or 7 with a table of values,
+/// while unpacking to memory and packing for the matrix product take half a cycle for each weight before
+/// the first row.
 const FEW_ROWS: usize = 4;
 
 /// Weights that a tile unpacks: 256 KiB of float32.

@@ -3,7 +3,7 @@ use motet_core::shape::Spec;
 use motet_core::tensor::Tensor;
 
 use super::codes::to_e4m3;
-use super::vector::float8;
+use super::eight::float8;
 use super::*;
 use crate::testing::{noise, run, tensor, values};
 

@@ -3,7 +3,8 @@
 //! [`Codes`] is a way of packing. Codes are read in units of 16 or 32, which never reach over the
 //! end of a group and, but for those of single bits, are at least eight bytes.
 
-use super::vector::{Lanes, Vector};
+use super::eight::{Eight, Lanes};
+use crate::vector::Vector;
 
 /// How values of one format are packed and what they are, scale and bias aside.
 pub(super) trait Codes: 'static {
@@ -17,7 +18,7 @@ pub(super) trait Codes: 'static {
     const UNIT_BYTES: usize = Self::UNIT * Self::BITS / 8;
 
     /// The values of the eight codes from byte `at` of a unit.
-    fn decode<V: Vector>(unit: &[u8], at: usize) -> V;
+    fn decode<V: Eight>(unit: &[u8], at: usize) -> V;
 }
 
 /// Codes that are numbers.
@@ -29,7 +30,7 @@ impl<const BITS: usize> Codes for Integers<BITS> {
     const AFFINE: bool = true;
 
     #[inline(always)]
-    fn decode<V: Vector>(unit: &[u8], at: usize) -> V {
+    fn decode<V: Eight>(unit: &[u8], at: usize) -> V {
         V::integers(V::codes::<BITS>(unit, at))
     }
 }
@@ -43,7 +44,7 @@ impl Codes for Bits {
     const AFFINE: bool = true;
 
     #[inline(always)]
-    fn decode<V: Vector>(unit: &[u8], at: usize) -> V {
+    fn decode<V: Eight>(unit: &[u8], at: usize) -> V {
         V::integers(V::codes::<1>(&[unit[at], 0, 0, 0, 0, 0, 0, 0], 0))
     }
 }
@@ -57,7 +58,7 @@ impl<const UNIT: usize> Codes for Floats4<UNIT> {
     const AFFINE: bool = false;
 
     #[inline(always)]
-    fn decode<V: Vector>(unit: &[u8], at: usize) -> V {
+    fn decode<V: Eight>(unit: &[u8], at: usize) -> V {
         V::floats4(V::codes::<4>(unit, at))
     }
 }
@@ -71,7 +72,7 @@ impl Codes for Floats8 {
     const AFFINE: bool = false;
 
     #[inline(always)]
-    fn decode<V: Vector>(unit: &[u8], at: usize) -> V {
+    fn decode<V: Eight>(unit: &[u8], at: usize) -> V {
         V::floats8(V::codes::<8>(unit, at))
     }
 }
@@ -105,7 +106,7 @@ pub(super) use with_codes;
 
 /// The values of codes `8 * index` to `8 * index + 7` of a unit.
 #[inline(always)]
-pub(super) fn eight<C: Codes, V: Vector>(unit: &[u8], index: usize) -> V {
+pub(super) fn eight<C: Codes, V: Eight>(unit: &[u8], index: usize) -> V {
     C::decode(&unit[..C::UNIT_BYTES], index * C::BITS)
 }
 
@@ -153,14 +154,14 @@ pub(super) fn unpack<L: Lanes, C: Codes>(rows: Rows<'_>, width: usize, to: &mut 
         let units = row.bytes.chunks_exact(C::UNIT_BYTES);
         for (i, (unit, to)) in units.zip(to.chunks_exact_mut(C::UNIT)).enumerate() {
             let group = i * C::UNIT / group_size;
-            let scale = L::Vector::splat(row.scales[group]);
+            let scale = L::Eight::splat(row.scales[group]);
             let (eights, _) = to.as_chunks_mut::<8>();
             for (i, to) in eights.iter_mut().enumerate() {
-                let mut values = eight::<C, L::Vector>(unit, i).mul(scale);
+                let mut values = eight::<C, L::Eight>(unit, i).mul(scale);
                 if C::AFFINE {
-                    values = values.add(L::Vector::splat(row.biases[group]));
+                    values = values.add(L::Eight::splat(row.biases[group]));
                 }
-                values.store(to);
+                values.write(to);
             }
         }
     }

@@ -1,44 +1,44 @@
 //! Eight float32 side by side, and how packed codes come into them.
 //!
-//! [`Lanes`] gives the vector of each choice of instructions. Compilers do not find the shuffles
-//! that spread codes over lanes, so for x86 they are written out; the portable vector is an array.
+//! Eight codes are whole bytes, whatever their bits. Compilers do not find the shuffles that spread them over
+//! lanes, so for x86 and ARM they are written out; the portable vector is an array.
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::aarch64::*;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
 use crate::simd::{Level, Portable};
+use crate::vector::Vector;
 
-/// A choice of instructions with its vector.
+/// A choice of instructions with its vector of eight.
 pub(super) trait Lanes: Level {
-    type Vector: Vector;
+    type Eight: Eight;
 }
 
 impl Lanes for Portable {
-    type Vector = [f32; 8];
+    type Eight = [f32; 8];
+}
+
+#[cfg(target_arch = "aarch64")]
+impl Lanes for crate::simd::Neon {
+    type Eight = [float32x4_t; 2];
 }
 
 #[cfg(target_arch = "x86_64")]
 impl Lanes for crate::simd::Avx2 {
-    type Vector = Avx;
+    type Eight = __m256;
 }
 
 #[cfg(target_arch = "x86_64")]
 impl Lanes for crate::simd::Avx512 {
-    type Vector = Avx;
+    type Eight = __m256;
 }
 
 /// Eight float32.
-pub(super) trait Vector: Copy {
+pub(super) trait Eight: Vector {
     /// Eight codes, each in the low bits of its lane.
     type Codes: Copy;
-
-    fn splat(value: f32) -> Self;
-    fn load(values: &[f32; 8]) -> Self;
-    fn store(self, to: &mut [f32; 8]);
-    fn add(self, other: Self) -> Self;
-    fn mul(self, other: Self) -> Self;
-    /// `self * factor + term`.
-    fn mul_add<L: Level>(self, factor: Self, term: Self) -> Self;
 
     /// Eight codes of `BITS` bits that follow each other from byte `at`, of at least eight bytes.
     fn codes<const BITS: usize>(bytes: &[u8], at: usize) -> Self::Codes;
@@ -49,10 +49,23 @@ pub(super) trait Vector: Copy {
     /// The values of 8-bit floats: a sign, 4 bits of exponent, 3 of mantissa.
     fn floats8(codes: Self::Codes) -> Self;
 
+    #[inline(always)]
+    fn read(values: &[f32; 8]) -> Self {
+        const { assert!(Self::WIDTH == 8) };
+        // SAFETY: the array has as many.
+        unsafe { Self::load(values.as_ptr()) }
+    }
+    #[inline(always)]
+    fn write(self, to: &mut [f32; 8]) {
+        const { assert!(Self::WIDTH == 8) };
+        // SAFETY: the array has as many.
+        unsafe { self.store(to.as_mut_ptr()) }
+    }
     /// The sum of the lanes, halves first.
+    #[inline(always)]
     fn sum(self) -> f32 {
         let mut lanes = [0.0; 8];
-        self.store(&mut lanes);
+        self.write(&mut lanes);
         let quarters: [f32; 4] = std::array::from_fn(|i| lanes[i] + lanes[i + 4]);
         (quarters[0] + quarters[2]) + (quarters[1] + quarters[3])
     }
@@ -101,33 +114,9 @@ fn word(bytes: &[u8], at: usize) -> (u64, usize) {
     (u64::from_le_bytes(word), at - start)
 }
 
-impl Vector for [f32; 8] {
+impl Eight for [f32; 8] {
     type Codes = [u32; 8];
 
-    #[inline(always)]
-    fn splat(value: f32) -> Self {
-        [value; 8]
-    }
-    #[inline(always)]
-    fn load(values: &[f32; 8]) -> Self {
-        *values
-    }
-    #[inline(always)]
-    fn store(self, to: &mut [f32; 8]) {
-        *to = self;
-    }
-    #[inline(always)]
-    fn add(self, other: Self) -> Self {
-        std::array::from_fn(|i| self[i] + other[i])
-    }
-    #[inline(always)]
-    fn mul(self, other: Self) -> Self {
-        std::array::from_fn(|i| self[i] * other[i])
-    }
-    #[inline(always)]
-    fn mul_add<L: Level>(self, factor: Self, term: Self) -> Self {
-        std::array::from_fn(|i| L::mul_add(self[i], factor[i], term[i]))
-    }
     #[inline(always)]
     fn codes<const BITS: usize>(bytes: &[u8], at: usize) -> [u32; 8] {
         let (word, skip) = word(bytes, at);
@@ -148,18 +137,12 @@ impl Vector for [f32; 8] {
     }
 }
 
-/// Eight float32 in a register, where the processor has AVX2 and FMA: nothing else makes one than
-/// code that [`leveled!`](crate::simd::leveled) compiled for them.
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy)]
-pub(super) struct Avx(__m256);
-
 /// How lanes get their codes: which bytes of a word they take (one or two), and how far the code
 /// is from the lowest bit then.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 struct Spread<const BITS: usize>;
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 impl<const BITS: usize> Spread<BITS> {
     /// For each number of bytes that are skipped, the bytes of each lane; 0x80 makes a zero.
     const BYTES: [[u8; 32]; 8] = {
@@ -188,42 +171,13 @@ impl<const BITS: usize> Spread<BITS> {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl Vector for Avx {
+impl Eight for __m256 {
     type Codes = __m256i;
 
     #[inline(always)]
-    fn splat(value: f32) -> Self {
-        // SAFETY: an `Avx` is used only where the processor has these instructions; so below.
-        Avx(unsafe { _mm256_set1_ps(value) })
-    }
-    #[inline(always)]
-    fn load(values: &[f32; 8]) -> Self {
-        // SAFETY: as above; the array is as long as the register.
-        Avx(unsafe { _mm256_loadu_ps(values.as_ptr()) })
-    }
-    #[inline(always)]
-    fn store(self, to: &mut [f32; 8]) {
-        // SAFETY: as above.
-        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), self.0) }
-    }
-    #[inline(always)]
-    fn add(self, other: Self) -> Self {
-        // SAFETY: as above.
-        Avx(unsafe { _mm256_add_ps(self.0, other.0) })
-    }
-    #[inline(always)]
-    fn mul(self, other: Self) -> Self {
-        // SAFETY: as above.
-        Avx(unsafe { _mm256_mul_ps(self.0, other.0) })
-    }
-    #[inline(always)]
-    fn mul_add<L: Level>(self, factor: Self, term: Self) -> Self {
-        // SAFETY: as above.
-        Avx(unsafe { _mm256_fmadd_ps(self.0, factor.0, term.0) })
-    }
-    #[inline(always)]
     fn codes<const BITS: usize>(bytes: &[u8], at: usize) -> __m256i {
-        // SAFETY: as above; the tables are as long as the register.
+        // SAFETY: such vectors are made only where the processor has the instructions, so below; the
+        // tables are as long as the register.
         unsafe {
             let mask = _mm256_set1_epi32((1 << BITS) - 1);
             let shifted = if BITS == 4 {
@@ -243,7 +197,7 @@ impl Vector for Avx {
     #[inline(always)]
     fn integers(codes: __m256i) -> Self {
         // SAFETY: as above.
-        Avx(unsafe { _mm256_cvtepi32_ps(codes) })
+        unsafe { _mm256_cvtepi32_ps(codes) }
     }
     #[inline(always)]
     fn floats4(codes: __m256i) -> Self {
@@ -254,7 +208,7 @@ impl Vector for Avx {
             let magnitude = _mm256_permutevar8x32_ps(table, codes);
             let sign = _mm256_slli_epi32::<28>(codes);
             let sign = _mm256_and_ps(_mm256_castsi256_ps(sign), _mm256_set1_ps(-0.0));
-            Avx(_mm256_or_ps(magnitude, sign))
+            _mm256_or_ps(magnitude, sign)
         }
     }
     #[inline(always)]
@@ -279,7 +233,59 @@ impl Vector for Avx {
             // All bits set are a NaN.
             let value = _mm256_or_ps(value, _mm256_castsi256_ps(is_nan));
             let sign = _mm256_slli_epi32::<24>(_mm256_andnot_si256(all(0x7f), codes));
-            Avx(_mm256_or_ps(value, _mm256_castsi256_ps(sign)))
+            _mm256_or_ps(value, _mm256_castsi256_ps(sign))
         }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+impl Eight for [float32x4_t; 2] {
+    type Codes = [uint32x4_t; 2];
+
+    #[inline(always)]
+    fn codes<const BITS: usize>(bytes: &[u8], at: usize) -> [uint32x4_t; 2] {
+        let (word, skip) = word(bytes, at);
+        let (bytes, shifts) = (&Spread::<BITS>::BYTES[skip], &Spread::<BITS>::SHIFTS);
+        // SAFETY: every processor of the architecture has the instructions, so below; each table has
+        // half of its elements in each register.
+        std::array::from_fn(|i| unsafe {
+            let word = vreinterpretq_u8_u64(vdupq_n_u64(word));
+            let lanes = vqtbl1q_u8(word, vld1q_u8(bytes[16 * i..].as_ptr()));
+            let right = vnegq_s32(vreinterpretq_s32_u32(vld1q_u32(shifts[4 * i..].as_ptr())));
+            let shifted = vshlq_u32(vreinterpretq_u32_u8(lanes), right);
+            vandq_u32(shifted, vdupq_n_u32((1 << BITS) - 1))
+        })
+    }
+    #[inline(always)]
+    fn integers(codes: [uint32x4_t; 2]) -> Self {
+        // SAFETY: as above.
+        codes.map(|codes| unsafe { vcvtq_f32_u32(codes) })
+    }
+    #[inline(always)]
+    fn floats4(codes: [uint32x4_t; 2]) -> Self {
+        const TWICE: [u8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0];
+        // SAFETY: as above; the table is as long as a register.
+        codes.map(|codes| unsafe {
+            let magnitude = vreinterpretq_u8_u32(vandq_u32(codes, vdupq_n_u32(7)));
+            let twice = vqtbl1q_u8(vld1q_u8(TWICE.as_ptr()), magnitude);
+            let value = vmulq_n_f32(vcvtq_f32_u32(vreinterpretq_u32_u8(twice)), 0.5);
+            let sign = vshlq_n_u32::<28>(vandq_u32(codes, vdupq_n_u32(8)));
+            vreinterpretq_f32_u32(vorrq_u32(vreinterpretq_u32_f32(value), sign))
+        })
+    }
+    #[inline(always)]
+    fn floats8(codes: [uint32x4_t; 2]) -> Self {
+        // SAFETY: as above.
+        codes.map(|codes| unsafe {
+            let magnitude = vandq_u32(codes, vdupq_n_u32(0x7f));
+            let normal = vaddq_u32(vshlq_n_u32::<20>(magnitude), vdupq_n_u32(FLOAT8_BIAS));
+            let subnormal = vmulq_n_f32(vcvtq_f32_u32(magnitude), FLOAT8_STEP);
+            let is_subnormal = vcltq_u32(magnitude, vdupq_n_u32(FLOAT8_NORMAL));
+            let is_nan = vceqq_u32(magnitude, vdupq_n_u32(FLOAT8_NAN));
+            let value = vbslq_u32(is_subnormal, vreinterpretq_u32_f32(subnormal), normal);
+            let sign = vshlq_n_u32::<24>(vandq_u32(codes, vdupq_n_u32(0x80)));
+            // All bits set are a NaN.
+            vreinterpretq_f32_u32(vorrq_u32(vorrq_u32(value, is_nan), sign))
+        })
     }
 }
