@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytemuck::Pod;
 use half::{bf16, f16};
 use motet_core::backend::{Launch, Step};
 use motet_core::dtype::Dtype;
@@ -65,10 +66,11 @@ impl ConstantStep {
         let packed = Packed::new(&value, [sizes.k, sizes.n], Form::Matrix, |line, column| {
             (line * row_step + column * column_step) as isize
         })?;
-        let row = Run {
-            offset: 0,
-            len: sizes.k,
+        let len = match packed.has_pairs() {
+            true => sizes.k.div_ceil(2),
+            false => sizes.k,
         };
+        let row = Run { offset: 0, len };
         Ok(ConstantStep {
             a: Stack::new(a)?,
             target,
@@ -156,16 +158,16 @@ impl ConstantStep {
         })
     }
 
-    /// Calls `use_it` with the addresses of rows of a as float32.
-    fn with_rows<T: Float32Like>(
+    /// Calls `use_it` with the addresses of rows of a as float32, or as pairs.
+    fn with_rows<T: Float32Like + Pod>(
         &self,
         a: Strided<'_, T>,
         rows: std::ops::Range<usize>,
         use_it: impl FnOnce(&[*const f32]),
     ) {
-        let k = self.sizes.k;
+        let (k, step) = (self.sizes.k, self.a.column_step);
         let mut addresses: SmallVec<[*const f32; TILE_ROWS]> = SmallVec::new();
-        if T::DTYPE == Dtype::Float32 && self.a.column_step == 1 {
+        if T::DTYPE == Dtype::Float32 && step == 1 {
             for row in rows {
                 // SAFETY: a row has k neighbours that are elements of the layout.
                 let row = unsafe { a.run((row * self.a.row_step) as isize, k) };
@@ -173,18 +175,28 @@ impl ConstantStep {
             }
             return use_it(&addresses);
         }
-        with_floats(rows.len() * k, |wide| {
-            for (row, to) in rows.zip(wide.chunks_exact_mut(k.max(1))) {
-                let first = row * self.a.row_step;
-                if self.a.column_step == 1 {
-                    // SAFETY: as above.
-                    T::widen(unsafe { a.run(first as isize, k) }, to);
+        let pairs = self.packed.has_pairs();
+        let len = if pairs { k.div_ceil(2) } else { k };
+        with_floats(rows.len() * len, |floats| {
+            for (i, row) in rows.enumerate() {
+                let (first, to) = (row * self.a.row_step, &mut floats[i * len..][..len]);
+                // SAFETY: the element is one of the layout's.
+                let get = |i: usize| unsafe { a.get((first + i * step) as isize) };
+                // SAFETY: as above.
+                let run = || unsafe { a.run(first as isize, k) };
+                if pairs {
+                    // Of an odd row's last pair there is but one.
+                    to[len.saturating_sub(1)..].fill(0.0);
+                    let to = &mut bytemuck::cast_slice_mut::<f32, T>(to)[..k];
+                    match step {
+                        1 => to.copy_from_slice(run()),
+                        _ => to.iter_mut().enumerate().for_each(|(i, to)| *to = get(i)),
+                    }
+                } else if step == 1 {
+                    T::widen(run(), to);
                 } else {
                     for (i, to) in to.iter_mut().enumerate() {
-                        let place = first + i * self.a.column_step;
-                        // SAFETY: the element is one of the layout's.
-                        let value = unsafe { a.get(place as isize) };
-                        T::widen(&[value], std::slice::from_mut(to));
+                        T::widen(&[get(i)], std::slice::from_mut(to));
                     }
                 }
                 addresses.push(to.as_ptr());

@@ -1,5 +1,8 @@
 //! The innermost loops: some rows times panels of packed columns.
 
+#[cfg(target_arch = "x86_64")]
+use std::{arch::x86_64::*, mem::transmute};
+
 use super::Run;
 use crate::simd::{Level, Simd, leveled};
 use crate::vector::Vector;
@@ -44,28 +47,82 @@ pub(super) struct Block<'a> {
     pub add: bool,
 }
 
-/// Multiplies, panel by panel in groups of as many rows as the registers hold.
+/// What an element of a row and one of a line add to a sum.
+trait Terms<V> {
+    fn add(a: V, b: V, sum: V) -> V;
+}
+
+/// Elements are float32.
+struct Floats;
+
+impl<V: Vector> Terms<V> for Floats {
+    #[inline(always)]
+    fn add(a: V, b: V, sum: V) -> V {
+        a.mul_add(b, sum)
+    }
+}
+
+/// Elements are pairs of bfloat16, which one instruction multiplies and adds as float32; subnormal numbers
+/// are zero to it.
+#[cfg(target_arch = "x86_64")]
+struct Pairs;
+
+#[cfg(target_arch = "x86_64")]
+impl Terms<__m512> for Pairs {
+    #[inline(always)]
+    fn add(a: __m512, b: __m512, sum: __m512) -> __m512 {
+        // SAFETY: used only where `has_pairs` says so; both types are the same bits.
+        unsafe {
+            let [a, b] = [a, b].map(|pairs| transmute::<__m512, __m512bh>(pairs));
+            _mm512_dpbf16_ps(sum, a, b)
+        }
+    }
+}
+
+/// Whether pairs of bfloat16 can be multiplied.
+pub(super) fn has_pairs(simd: Simd) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let has = simd == Simd::Avx512 && std::arch::is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    let (has, _) = (false, simd);
+    has
+}
+
+/// Multiplies, panel by panel in groups of as many rows as the registers hold. With `pairs`, what counts as an
+/// element of rows and panels is two neighbours of bfloat16.
 ///
 /// # Safety
 /// The processor has the instructions. Each run of each row is readable, each panel has a line of
 /// [`panel_columns`] for each element of the runs, and `columns` of each row of sums can be written
 /// by this thread alone (and are readable where `add`).
-pub(super) unsafe fn multiply(simd: Simd, block: Block<'_>) {
+pub(super) unsafe fn multiply(simd: Simd, pairs: bool, block: Block<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,avx512bf16")]
+    unsafe fn of_pairs(block: Block<'_>) {
+        // SAFETY: by the outer function's contract.
+        unsafe { panels::<__m512, Pairs>(block) }
+    }
+    #[cfg(target_arch = "x86_64")]
+    if pairs {
+        assert!(has_pairs(simd));
+        // SAFETY: as just checked.
+        return unsafe { of_pairs(block) };
+    }
     #[inline(always)]
     fn body<L: Level>(block: Block<'_>) {
         // SAFETY: by the outer function's contract.
-        unsafe { panels::<L::Vector>(block) }
+        unsafe { panels::<L::Vector, Floats>(block) }
     }
     leveled!(simd, body(block: Block<'_>));
 }
 
 #[inline(always)]
-unsafe fn panels<V: Vector>(block: Block<'_>) {
+unsafe fn panels<V: Vector, T: Terms<V>>(block: Block<'_>) {
     let width = 2 * V::WIDTH;
     for (panel, first) in (0..block.columns).step_by(width).enumerate() {
         // SAFETY: the panel is one of the block's.
         unsafe {
-            groups::<V>(Block {
+            groups::<V, T>(Block {
                 panel: block.panel.add(panel * block.panel_step),
                 columns: width.min(block.columns - first),
                 out: block.out.add(first),
@@ -77,19 +134,19 @@ unsafe fn panels<V: Vector>(block: Block<'_>) {
 
 /// Groups of nearly equal size: a last group of one row would be slow.
 #[inline(always)]
-unsafe fn groups<V: Vector>(block: Block<'_>) {
+unsafe fn groups<V: Vector, T: Terms<V>>(block: Block<'_>) {
     let count = block.rows.len().div_ceil(most_rows::<V>());
     let mut start = 0;
     for group in 0..count {
         let end = block.rows.len() * (group + 1) / count;
         // SAFETY: these are rows of the block's.
-        unsafe { group_of::<V>(block, start, end) };
+        unsafe { group_of::<V, T>(block, start, end) };
         start = end;
     }
 }
 
 #[inline(always)]
-unsafe fn group_of<V: Vector>(block: Block<'_>, start: usize, end: usize) {
+unsafe fn group_of<V: Vector, T: Terms<V>>(block: Block<'_>, start: usize, end: usize) {
     let rows = &block.rows[start..end];
     // SAFETY: the row is one of the block's.
     let out = unsafe { block.out.add(start * block.out_step) };
@@ -99,7 +156,7 @@ unsafe fn group_of<V: Vector>(block: Block<'_>, start: usize, end: usize) {
                 // SAFETY: by the contract of `multiply`; the arms that do not fit into the
                 // registers are left out by the compiler.
                 $($rows if $rows <= most_rows::<V>() => unsafe {
-                    sums::<V, $rows, $unroll>(block, rows, out)
+                    sums::<V, T, $rows, $unroll>(block, rows, out)
                 },)*
                 _ => unreachable!("groups have at most as many rows as fit"),
             }
@@ -115,7 +172,7 @@ unsafe fn group_of<V: Vector>(block: Block<'_>, start: usize, end: usize) {
 /// summed apart: one chain of sums would wait for itself.
 #[allow(clippy::needless_range_loop, reason = "see below")]
 #[inline(always)]
-unsafe fn sums<V: Vector, const ROWS: usize, const UNROLL: usize>(
+unsafe fn sums<V: Vector, T: Terms<V>, const ROWS: usize, const UNROLL: usize>(
     block: Block<'_>,
     rows: &[*const f32],
     out: *mut f32,
@@ -135,8 +192,8 @@ unsafe fn sums<V: Vector, const ROWS: usize, const UNROLL: usize>(
                     let (b, c) = (V::load(line), V::load(line.add(V::WIDTH)));
                     for i in 0..ROWS {
                         let a = V::splat(*row[i].add(k + u));
-                        low[u][i] = a.mul_add(b, low[u][i]);
-                        high[u][i] = a.mul_add(c, high[u][i]);
+                        low[u][i] = T::add(a, b, low[u][i]);
+                        high[u][i] = T::add(a, c, high[u][i]);
                     }
                     line = line.add(2 * V::WIDTH);
                 }
@@ -146,8 +203,8 @@ unsafe fn sums<V: Vector, const ROWS: usize, const UNROLL: usize>(
                 let (b, c) = (V::load(line), V::load(line.add(V::WIDTH)));
                 for i in 0..ROWS {
                     let a = V::splat(*row[i].add(k));
-                    low[0][i] = a.mul_add(b, low[0][i]);
-                    high[0][i] = a.mul_add(c, high[0][i]);
+                    low[0][i] = T::add(a, b, low[0][i]);
+                    high[0][i] = T::add(a, c, high[0][i]);
                 }
                 line = line.add(2 * V::WIDTH);
                 k += 1;

@@ -23,7 +23,7 @@ use crate::simd::Simd;
 mod block;
 mod tiles;
 
-use block::{Block, panel_columns};
+use block::{Block, has_pairs, panel_columns};
 pub(crate) use tiles::{TILE_ROWS, Tiling, multiply_into};
 
 /// A part of a row: `len` neighbours, the first of them `offset` elements from the row's start.
@@ -37,7 +37,8 @@ pub(crate) struct Run {
 /// a few percent; more would leave the second-level cache with wide vectors.
 const LINES: usize = 512;
 
-/// A matrix of float32 or half values in panels of columns.
+/// A matrix of float32 or half values in panels of columns; bfloat16 in pairs of lines where the processor
+/// multiplies such.
 pub(crate) struct Packed {
     simd: Simd,
     lines: usize,
@@ -63,7 +64,7 @@ impl Packed {
         let simd = Simd::detect();
         shared(tensor, form, || {
             macro_rules! pack {
-                ($type:ty) => {{
+                ($type:ident $($pairs:ident)?) => {{
                     let outside = || Error::new(ErrorKind::Internal, "pack", "outside of memory");
                     let whole = tensor.view(tensor.layout.clone(), 0).ok_or_else(outside)?;
                     let first = whole.buffer.as_ptr().wrapping_add(whole.offset);
@@ -73,12 +74,19 @@ impl Packed {
                     let at = |line, column| unsafe {
                         first.offset(place(line, column)).read_unaligned()
                     };
-                    Packed::pack(simd, [lines, columns], <$type>::DTYPE, at)
+                    pack!(@ at, $type $($pairs)?)
                 }};
+                (@ $at:ident, $type:ident) => {
+                    Packed::pack(simd, [lines, columns], $type::DTYPE, $at)
+                };
+                (@ $at:ident, bf16 pairs) => {
+                    Packed::pack_pairs(simd, [lines, columns], $at)
+                };
             }
             match tensor.layout.dtype {
                 Dtype::Float32 => pack!(f32),
                 Dtype::Float16 => pack!(f16),
+                Dtype::Bfloat16 if form == Form::Matrix && has_pairs(simd) => pack!(bf16 pairs),
                 Dtype::Bfloat16 => pack!(bf16),
                 dtype => Err(Error::new(
                     ErrorKind::Internal,
@@ -128,6 +136,26 @@ impl Packed {
             }
         }
         Ok(packed)
+    }
+
+    /// Lines of bfloat16 in pairs, the last one perhaps with zeros.
+    fn pack_pairs(
+        simd: Simd,
+        [lines, columns]: [usize; 2],
+        at: impl Fn(usize, usize) -> bf16,
+    ) -> Result<Packed> {
+        let bits = |line, column| match line < lines {
+            true => u32::from(at(line, column).to_bits()),
+            false => 0,
+        };
+        let pair = |line, column| bits(2 * line, column) | bits(2 * line + 1, column) << 16;
+        Packed::pack(simd, [lines.div_ceil(2), columns], Dtype::Uint32, pair)
+    }
+
+    /// Whether lines are pairs of bfloat16: two neighbours in a row then count as one float in all that
+    /// follows.
+    pub(crate) fn has_pairs(&self) -> bool {
+        self.dtype == Dtype::Uint32
     }
 
     /// The columns that one panel has, the last one perhaps fewer.
@@ -217,10 +245,10 @@ impl Packed {
                         out_step,
                         add: number > 0,
                     };
-                    block::multiply(self.simd, block);
+                    block::multiply(self.simd, self.has_pairs(), block);
                 }
             };
-            if self.dtype == Dtype::Float32 {
+            if self.dtype == Dtype::Float32 || self.has_pairs() {
                 multiply(self.panel(&block, panels.start).cast(), &panels);
                 continue;
             }
@@ -396,6 +424,44 @@ mod tests {
         let wide = |line: usize, column: usize| at(line, column).to_f32();
         let floats = Packed::pack(simd, [300, 40], Dtype::Float32, wide).unwrap();
         assert_eq!(product(&halves), product(&floats));
+    }
+
+    #[test]
+    fn pairs_of_bfloat16_are_multiplied_and_summed_in_float32() {
+        let simd = Simd::detect();
+        if !has_pairs(simd) {
+            return;
+        }
+        // One line more than blocks of pairs have, and odd rows.
+        for (m, k, n) in [(1, 1, 1), (3, 2 * LINES + 1, 40), (13, 300, 33)] {
+            let halves = |seed, len| -> Vec<bf16> {
+                let values = noise(len, seed).into_iter();
+                values.map(bf16::from_f32).collect()
+            };
+            let (a, b) = (halves(1, m * k), halves(2, k * n));
+            let packed = Packed::pack_pairs(simd, [k, n], |line, column| b[line * n + column]);
+            let packed = packed.unwrap();
+            let len = k.div_ceil(2);
+            let mut pairs = vec![0.0; m * len];
+            for (row, to) in a.chunks_exact(k).zip(pairs.chunks_exact_mut(len)) {
+                bytemuck::cast_slice_mut(to)[..k].copy_from_slice(row);
+            }
+            let rows: Vec<*const f32> = pairs.chunks_exact(len).map(<[f32]>::as_ptr).collect();
+            let runs = packed.cut([Run { offset: 0, len }]).unwrap();
+            let mut out = vec![f32::NAN; m * n];
+            // SAFETY: each row has its run, `out` a place for each sum.
+            unsafe { packed.multiply(&rows, &runs, 0..packed.panels(), out.as_mut_ptr(), n) };
+            for (i, &got) in out.iter().enumerate() {
+                let term = |l: usize| a[i / n * k + l].to_f64() * b[l * n + i % n].to_f64();
+                let (want, size) = (0..k).map(term).fold((0.0, 0.0), |(sum, size), term| {
+                    (sum + term, size + term.abs())
+                });
+                assert!(
+                    (f64::from(got) - want).abs() <= 1e-6 * size,
+                    "{m} {k} {n}: {got} {want}"
+                );
+            }
+        }
     }
 
     #[test]
