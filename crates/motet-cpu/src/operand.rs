@@ -163,32 +163,27 @@ pub(crate) struct Extent {
     /// The number of elements.
     len: usize,
     contiguous: bool,
-    reach: Reach,
-}
-
-/// Where the elements are.
-#[derive(Clone, Copy, Debug)]
-enum Reach {
-    /// There are none.
-    Nothing,
-    /// From the first to the last byte, counted from the first element's first.
-    Bytes { low: isize, high: isize },
-    /// So far apart that no buffer has them.
-    Unbounded,
+    /// From the first to the last byte, counted from the first element's first; no buffer has the last
+    /// possible byte, which stands for what is too far apart.
+    low: isize,
+    high: isize,
+    /// A power of two.
+    alignment: usize,
 }
 
 impl Extent {
     /// What a layout covers.
     pub(crate) fn of(layout: &Layout) -> Extent {
-        let len = layout.shape.size();
+        let (low, high) = layout.extent().unwrap_or((0, isize::MAX));
         Extent {
             dtype: layout.dtype,
-            len,
+            len: layout.shape.size(),
             contiguous: layout.is_contiguous(),
-            reach: match layout.extent() {
-                _ if len == 0 => Reach::Nothing,
-                Some((low, high)) => Reach::Bytes { low, high },
-                None => Reach::Unbounded,
+            low,
+            high,
+            alignment: match layout.dtype {
+                Dtype::Complex64 => align_of::<f32>(),
+                dtype => dtype.size(),
             },
         }
     }
@@ -201,24 +196,18 @@ impl Extent {
     /// The address of the first element at a location; all elements are known to be in the buffer, and
     /// aligned.
     pub(crate) fn address(&self, location: &Location<'_>) -> Result<*mut u8> {
-        let (low, high) = match self.reach {
+        if self.len == 0 {
             // Any aligned address will do for no elements.
-            Reach::Nothing => return Ok(std::ptr::without_provenance_mut(ALIGNMENT)),
-            Reach::Unbounded => return Err(outside()),
-            Reach::Bytes { low, high } => (low, high),
-        };
-        let first = location.offset.checked_add_signed(low);
-        let last = location.offset.checked_add_signed(high);
+            return Ok(std::ptr::without_provenance_mut(ALIGNMENT));
+        }
+        let first = location.offset.checked_add_signed(self.low);
+        let last = location.offset.checked_add_signed(self.high);
         if first.is_none() || last.is_none_or(|last| last >= location.buffer.len()) {
             return Err(outside());
         }
-        let alignment = match self.dtype {
-            Dtype::Complex64 => align_of::<f32>(),
-            dtype => dtype.size(),
-        };
         // SAFETY: the offset is inside the buffer.
         let pointer = unsafe { location.buffer.as_ptr().add(location.offset) };
-        if !pointer.addr().is_multiple_of(alignment) {
+        if pointer.addr() & (self.alignment - 1) != 0 {
             return Err(internal("an operand is not aligned to its dtype"));
         }
         Ok(pointer)
@@ -226,6 +215,7 @@ impl Extent {
 
     /// The address of the first element, as one of a type that the dtype can be read as; all elements
     /// are known to be in the buffer, and aligned.
+    #[inline]
     fn elements<T: Element>(&self, location: &Location<'_>) -> Result<*const T> {
         let same_size = size_of::<T>() == self.dtype.size();
         if !same_size || (T::DTYPE == Dtype::Bool && self.dtype != Dtype::Bool) {

@@ -7,10 +7,9 @@ use motet_core::dtype::Dtype;
 use motet_core::error::{Error, ErrorKind, Result};
 use motet_core::kernel::{Fused, Kernel};
 use motet_core::shape::{Layout, Spec};
-use smallvec::SmallVec;
 
 use crate::convert::Float32Like;
-use crate::elementwise::{Memory, Part, Prepared, Sums};
+use crate::elementwise::{Memory, Operands, Part, Prepared, Sums};
 use crate::operand::{Extent, Output};
 use crate::scratch::with_scratch;
 use crate::simd::Simd;
@@ -104,8 +103,13 @@ struct Epilogue {
 }
 
 impl Target {
-    /// The target's memory in one launch.
-    pub(crate) fn bind<'a>(&'a self, launch: &Launch<'a>) -> Result<BoundTarget<'a>> {
+    /// The target's memory in one launch, which is kept in `operands`.
+    #[inline]
+    pub(crate) fn bind<'a>(
+        &'a self,
+        launch: &Launch<'a>,
+        operands: &'a mut Operands,
+    ) -> Result<BoundTarget<'a>> {
         Ok(match &self.0 {
             Way::Store(out) => {
                 let [place] = launch.outputs else {
@@ -119,19 +123,15 @@ impl Target {
             }
             Way::Program(epilogue) => {
                 // The sums take the first place, part by part.
-                let mut inputs = SmallVec::from_slice(&[std::ptr::null()]);
-                let others = &launch.inputs[epilogue.first..];
-                for (location, extent) in others.iter().zip(&epilogue.inputs) {
-                    inputs.push(extent.address(location)?.cast_const());
-                }
-                let mut outputs = SmallVec::new();
-                for (location, extent) in launch.outputs.iter().zip(&epilogue.outputs) {
-                    outputs.push(extent.address(location)?);
-                }
+                operands.leave_first();
                 BoundTarget::Program(BoundEpilogue {
                     program: &epilogue.program,
-                    inputs,
-                    outputs,
+                    memory: operands.find(
+                        &launch.inputs[epilogue.first..],
+                        &epilogue.inputs,
+                        launch.outputs,
+                        &epilogue.outputs,
+                    )?,
                 })
             }
         })
@@ -162,7 +162,8 @@ impl<S: Summed> Step for FusedStep<S> {
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
-        let target = self.target.bind(launch)?;
+        let mut operands = Operands::default();
+        let target = self.target.bind(launch, &mut operands)?;
         self.kernel.sums(launch, &|start, sums| {
             // SAFETY: the sums of an element are stored once.
             unsafe { target.store(start, sums) }
@@ -181,12 +182,8 @@ pub(crate) enum BoundTarget<'a> {
 /// An [`Epilogue`] in one launch.
 pub(crate) struct BoundEpilogue<'a> {
     program: &'a Prepared,
-    inputs: SmallVec<[*const u8; 8]>,
-    outputs: SmallVec<[*mut u8; 4]>,
+    memory: Memory<'a>,
 }
-
-// SAFETY: inputs are only read, and each thread stores elements of its own.
-unsafe impl Sync for BoundEpilogue<'_> {}
 
 impl BoundEpilogue<'_> {
     /// Runs the program on the sums of some elements.
@@ -196,13 +193,9 @@ impl BoundEpilogue<'_> {
     unsafe fn run(&self, part: Part) {
         let last = part.start + part.rows.saturating_sub(1) * part.row + part.columns;
         assert!(last <= self.program.len());
-        let memory = Memory {
-            inputs: &self.inputs,
-            outputs: &self.outputs,
-        };
         // SAFETY: `bind` found all elements of the operands, and by this function's contract the sums
         // are there and nobody else stores the results.
-        let run = |scratch| unsafe { self.program.run(&memory, scratch, part) };
+        let run = |scratch| unsafe { self.program.run(&self.memory, scratch, part) };
         match self.program.scratch_bytes() {
             0 => run(std::ptr::null_mut()),
             bytes => with_scratch(bytes, run),

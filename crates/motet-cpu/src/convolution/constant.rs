@@ -18,6 +18,7 @@ use smallvec::SmallVec;
 
 use super::geometry::{Dimension, Geometry};
 use crate::convert::Float32Like;
+use crate::elementwise::Operands;
 use crate::matmul::Sizes;
 use crate::operand::{Output, input};
 use crate::packed::{Form, Packed, Run, TILE_ROWS, Tiling, multiply_into};
@@ -196,7 +197,8 @@ impl Step for ConstantStep {
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
-        let target = self.target.bind(launch)?;
+        let mut operands = Operands::default();
+        let target = self.target.bind(launch, &mut operands)?;
         let image: &[f32] = if self.in_place {
             input(&launch.inputs[0], &self.x)?
         } else {

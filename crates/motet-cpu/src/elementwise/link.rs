@@ -8,8 +8,8 @@ use motet_core::dtype::Dtype;
 use motet_core::program::{Binary, Instruction, Register, Unary};
 
 use super::chain::{MAX_LINKS, Op};
-use super::plan::{Planner, held, operands};
-use super::prepared::{Action, Place, PlacedLink};
+use super::plan::{Planner, held, operands, scalar};
+use super::prepared::{Action, Place, PlacedLink, SCRATCH};
 
 /// A chain that instructions are being added to.
 pub(super) struct Open {
@@ -24,7 +24,11 @@ pub(super) struct Open {
 const LINKS_OF_ONE: usize = 6;
 
 /// The operand of an operation that has none.
-const NOWHERE: Place = Place::Slot { number: 0, size: 0 };
+const NOWHERE: Place = Place {
+    base: SCRATCH,
+    offset: 0,
+    size: 0,
+};
 
 /// The most links of a chain that is memory's to wait for, not the processor's.
 const FEW_LINKS: usize = 6;
@@ -68,8 +72,8 @@ impl Planner<'_> {
             Instruction::Cast(a) if dtype.is_half() => {
                 self.take_up(a, register);
                 let (narrow, widen) = conversions(dtype);
-                let number = self.slots.take();
-                let (block, half) = (self.block(), Place::Slot { number, size: 2 });
+                let half = self.slots.take(2);
+                let block = self.block();
                 self.link(Op::Store, block, 0);
                 self.link(narrow, half, 0);
                 self.link(widen, half, 0);
@@ -101,7 +105,7 @@ impl Planner<'_> {
             self.keep(value);
         }
         if let Some(open) = self.open.take() {
-            let block = self.block.unwrap_or(0);
+            let block = self.block.unwrap_or(NOWHERE);
             self.each.push(Action::Chain {
                 links: open.links,
                 block,
@@ -118,8 +122,8 @@ impl Planner<'_> {
         if self.open.as_ref().is_none_or(|open| open.value != register) {
             self.begin(register);
         }
-        let (index, size) = (output, dtype.size());
-        let to = Place::Output { index, size };
+        let size = dtype.size();
+        let to = self.output(output, size);
         if dtype.is_half() {
             let block = self.block();
             self.link(Op::Store, block, 0);
@@ -138,13 +142,14 @@ impl Planner<'_> {
 
     /// Lets the stores of a program that is one short chain go past the caches.
     pub(super) fn stream(&mut self) -> bool {
+        let outputs = self.outputs();
         let [Action::Chain { links, .. }] = &mut self.each[..] else {
             return false;
         };
         let mut streams = false;
         if links.len() <= FEW_LINKS {
             for link in links {
-                if link.op == Op::Store && matches!(link.place, Place::Output { .. }) {
+                if link.op == Op::Store && outputs.contains(&link.place.base) {
                     link.op = Op::Stream;
                     streams = true;
                 }
@@ -199,14 +204,11 @@ impl Planner<'_> {
             self.keep(register);
         }
         let (place, step) = match self.program.code[register] {
-            (Instruction::Constant(value), _) => {
-                self.constants.push(value as f32);
-                (Place::Constant(self.constants.len() - 1), 0)
-            }
+            (Instruction::Constant(value), _) => (self.constant(value as f32), 0),
             (Instruction::Input(index), _) => {
                 let dtype = self.inputs[index].dtype;
                 if constant && !dtype.is_half() {
-                    (Place::Scalar(index), 0)
+                    (scalar(index), 0)
                 } else if constant {
                     (self.place(register), 0)
                 } else if dtype.is_half()
@@ -251,8 +253,7 @@ impl Planner<'_> {
     /// The slot of the block in between.
     fn block(&mut self) -> Place {
         let slots = &mut self.slots;
-        let number = *self.block.get_or_insert_with(|| slots.take_forever());
-        Place::Slot { number, size: 4 }
+        *self.block.get_or_insert_with(|| slots.take_forever(4))
     }
 
     fn open_chain(&mut self) -> &mut Open {

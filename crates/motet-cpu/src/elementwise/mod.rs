@@ -22,12 +22,11 @@ use motet_core::backend::{Launch, Step};
 use motet_core::error::{Error, Result};
 use motet_core::kernel::Kernel;
 use motet_core::shape::Layout;
-use smallvec::SmallVec;
 
 use crate::operand::Extent;
 use crate::scratch::with_scratch;
 use crate::simd::Simd;
-pub(crate) use prepared::{Memory, Part, Prepared, Sums};
+pub(crate) use prepared::{Memory, Operands, Part, Prepared, Sums};
 
 /// Any strides will do.
 pub(crate) fn accepts(_kernel: &Kernel, _index: usize, _layout: &Layout) -> bool {
@@ -91,18 +90,8 @@ impl Step for Elementwise {
         if len == 0 {
             return Ok(());
         }
-        let mut inputs = SmallVec::<[*const u8; 8]>::new();
-        for (location, extent) in launch.inputs.iter().zip(&self.inputs) {
-            inputs.push(extent.address(location)?);
-        }
-        let mut outputs = SmallVec::<[*mut u8; 4]>::new();
-        for (location, extent) in launch.outputs.iter().zip(&self.outputs) {
-            outputs.push(extent.address(location)?);
-        }
-        let memory = Memory {
-            inputs: &inputs,
-            outputs: &outputs,
-        };
+        let mut operands = Operands::default();
+        let memory = operands.find(launch.inputs, &self.inputs, launch.outputs, &self.outputs)?;
         let tiles = len.div_ceil(self.region_tile);
         launch
             .pool

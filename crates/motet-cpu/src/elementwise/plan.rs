@@ -1,5 +1,7 @@
 //! From a program to loops and places.
 
+use std::ops::Range;
+
 use motet_core::dtype::Dtype;
 use motet_core::error::{Error, Result};
 use motet_core::program::{Binary, Instruction, Program, Register, Unary};
@@ -7,7 +9,7 @@ use motet_core::shape::Layout;
 use smallvec::{SmallVec, smallvec};
 
 use super::link::Open;
-use super::prepared::{Action, Place, Prepared};
+use super::prepared::{Action, CONSTANTS, INPUTS, Place, Prepared, SCRATCH};
 use super::run::{Run, run, select};
 use super::{STREAM_BYTES, TILE, cast, float32, other};
 use crate::operand::Walk;
@@ -50,29 +52,28 @@ pub(super) fn plan(
             "the operands' dtypes are not the program's",
         ));
     }
-    let mut planner = Planner::new(program, inputs, simd);
-    for register in 0..program.code.len() {
-        planner.instruction(register)?;
-    }
-    planner.store_the_rest();
-    let bytes: usize = outputs.iter().map(|output| output.spec().bytes()).sum();
-    let streams = bytes >= STREAM_BYTES && planner.stream();
-
     let widest = program
         .code
         .iter()
         .map(|&(_, dtype)| register_size(dtype))
         .max();
     let tile_bytes = TILE.min(len) * widest.unwrap_or(1);
+    // One more line, so that slots do not compete for the same sets of the cache.
+    let slots = Slots::new(tile_bytes.next_multiple_of(64) + 64);
+    let mut planner = Planner::new(program, inputs, slots, simd);
+    for register in 0..program.code.len() {
+        planner.instruction(register)?;
+    }
+    planner.store_the_rest();
+    let bytes: usize = outputs.iter().map(|output| output.spec().bytes()).sum();
+    let streams = bytes >= STREAM_BYTES && planner.stream();
     Ok(Prepared {
         once: planner.once,
         each: planner.each,
         constants: planner.constants,
         streams,
         simd,
-        slots: planner.slots.count,
-        // One more line, so that slots do not compete for the same sets of the cache.
-        slot_bytes: tile_bytes.next_multiple_of(64) + 64,
+        scratch_bytes: planner.slots.all,
         len,
         row: planner.row,
         cost_ps: planner.cost_ps,
@@ -93,22 +94,44 @@ pub(super) fn held(dtype: Dtype) -> Dtype {
     }
 }
 
-/// Slots of the scratch buffer: free ones are used again.
-#[derive(Default)]
+/// Slots of the scratch memory, each for a tile: free ones are used again.
 pub(super) struct Slots {
     free: Vec<usize>,
-    count: usize,
+    /// The bytes of one, and of all so far.
+    bytes: usize,
+    all: usize,
 }
 
 impl Slots {
-    pub(super) fn take(&mut self) -> usize {
-        self.free.pop().unwrap_or_else(|| self.take_forever())
+    fn new(bytes: usize) -> Slots {
+        Slots {
+            free: Vec::new(),
+            bytes,
+            all: 0,
+        }
+    }
+
+    /// A slot for elements of this size.
+    pub(super) fn take(&mut self, size: usize) -> Place {
+        match self.free.pop() {
+            Some(offset) => Place {
+                base: SCRATCH,
+                offset,
+                size,
+            },
+            None => self.take_forever(size),
+        }
     }
 
     /// A slot that was not used before, for what is written once before all tiles.
-    pub(super) fn take_forever(&mut self) -> usize {
-        self.count += 1;
-        self.count - 1
+    pub(super) fn take_forever(&mut self, size: usize) -> Place {
+        let offset = self.all;
+        self.all += self.bytes;
+        Place {
+            base: SCRATCH,
+            offset,
+            size,
+        }
     }
 }
 
@@ -136,13 +159,13 @@ pub(super) struct Planner<'a> {
     /// The chain that is open.
     pub(super) open: Option<Open>,
     /// The slot that chains convert in.
-    pub(super) block: Option<usize>,
-    pub(super) constants: Vec<f32>,
+    pub(super) block: Option<Place>,
+    constants: Vec<f32>,
     pub(super) cost_ps: usize,
 }
 
 impl<'a> Planner<'a> {
-    fn new(program: &'a Program, inputs: &'a [Layout], simd: Simd) -> Planner<'a> {
+    fn new(program: &'a Program, inputs: &'a [Layout], slots: Slots, simd: Simd) -> Planner<'a> {
         let code = &program.code;
         let mut read: Short<bool> = smallvec![false; code.len()];
         for &(instruction, _) in code {
@@ -186,7 +209,7 @@ impl<'a> Planner<'a> {
             last_use,
             places: smallvec![None; code.len()],
             stored: smallvec![false; program.outputs.len()],
-            slots: Slots::default(),
+            slots,
             once: Vec::new(),
             each: Vec::new(),
             open: None,
@@ -218,8 +241,7 @@ impl<'a> Planner<'a> {
                 let result = self.result(register);
                 if dtype.is_half() {
                     // Through the half type, to round.
-                    let number = self.slots.take();
-                    let half = Place::Slot { number, size: 2 };
+                    let half = self.slots.take(2);
                     self.run(cast::cast(from, dtype), [operand; 3], result, 200);
                     self.run(narrow(dtype, self.simd), [result; 3], half, 200);
                     self.run(widen(dtype, self.simd), [half; 3], result, 200);
@@ -292,10 +314,7 @@ impl<'a> Planner<'a> {
                 continue;
             }
             let from = self.place(register);
-            let to = Place::Output {
-                index: output,
-                size: dtype.size(),
-            };
+            let to = self.output(output, dtype.size());
             let run = match dtype.size() {
                 1 => run!(one, u8 => u8, |x| x),
                 2 => run!(one, u16 => u16, |x| x),
@@ -317,13 +336,12 @@ impl<'a> Planner<'a> {
         let place = match instruction {
             Instruction::Input(index) => self.load(index, self.is_constant(register)),
             Instruction::Constant(value) => {
-                let (slot, size) = (self.slots.take_forever(), register_size(dtype));
+                let to = self.slots.take_forever(register_size(dtype));
                 self.once.push(Action::Fill {
                     value: cast::constant(value, dtype),
-                    size,
-                    slot,
+                    to,
                 });
-                Place::Slot { number: slot, size }
+                to
             }
             _ => unreachable!("operands are earlier registers, and those were computed"),
         };
@@ -347,22 +365,21 @@ impl<'a> Planner<'a> {
         let memory = if !constant && let Some(place) = self.in_memory(index) {
             place
         } else {
-            let slot = self.new_slot(constant);
+            let to = self.new_slot(constant, size);
             let walk = Walk::of(layout);
             self.cost_ps += if walk.step().abs() > 1 { 1000 } else { 100 };
             self.actions(constant).push(Action::Gather {
                 input: index,
                 size,
                 walk,
-                slot,
+                to,
             });
-            Place::Slot { number: slot, size }
+            to
         };
         if !layout.dtype.is_half() {
             return memory;
         }
-        let number = self.new_slot(constant);
-        let wide = Place::Slot { number, size: 4 };
+        let wide = self.new_slot(constant, 4);
         let run = widen(layout.dtype, self.simd);
         self.actions(constant).push(Action::Run {
             run,
@@ -381,17 +398,39 @@ impl<'a> Planner<'a> {
         let layout = &self.inputs[index];
         let size = layout.dtype.size();
         if layout.is_contiguous() {
-            return Some(Place::Input { index, size });
+            return Some(operand(index, size));
         }
+        let rows = self.inputs.len() + self.stored.len();
         (self.row.is_some() && repeated_row(layout) == self.row)
-            .then_some(Place::Row { index, size })
+            .then(|| operand(rows + index, size))
     }
 
-    fn new_slot(&mut self, constant: bool) -> usize {
+    /// In an output's memory; elements of this size.
+    pub(super) fn output(&self, index: usize, size: usize) -> Place {
+        operand(self.inputs.len() + index, size)
+    }
+
+    /// The bases of places in outputs' memory.
+    pub(super) fn outputs(&self) -> Range<usize> {
+        let first = INPUTS + self.inputs.len();
+        first..first + self.stored.len()
+    }
+
+    /// A float32 constant of the program.
+    pub(super) fn constant(&mut self, value: f32) -> Place {
+        self.constants.push(value);
+        Place {
+            base: CONSTANTS,
+            offset: (self.constants.len() - 1) * size_of::<f32>(),
+            size: 0,
+        }
+    }
+
+    fn new_slot(&mut self, constant: bool, size: usize) -> Place {
         if constant {
-            self.slots.take_forever()
+            self.slots.take_forever(size)
         } else {
-            self.slots.take()
+            self.slots.take(size)
         }
     }
 
@@ -415,21 +454,17 @@ impl<'a> Planner<'a> {
         let place = match (0..self.stored.len()).find(stores) {
             Some(index) => {
                 self.stored[index] = true;
-                let size = dtype.size();
-                Place::Output { index, size }
+                self.output(index, dtype.size())
             }
-            None => {
-                let (number, size) = (self.slots.take(), register_size(dtype));
-                Place::Slot { number, size }
-            }
+            None => self.slots.take(register_size(dtype)),
         };
         self.places[register] = Some(place);
         place
     }
 
     pub(super) fn free(&mut self, place: Place) {
-        if let Place::Slot { number, .. } = place {
-            self.slots.free.push(number);
+        if place.base == SCRATCH {
+            self.slots.free.push(place.offset);
         }
     }
 
@@ -440,6 +475,20 @@ impl<'a> Planner<'a> {
             operands,
             result,
         });
+    }
+}
+
+/// The one float32 of an input that has it for all elements.
+pub(super) fn scalar(index: usize) -> Place {
+    operand(index, 0)
+}
+
+/// In memory that a launch gives, where the tile is; elements of this size.
+fn operand(number: usize, size: usize) -> Place {
+    Place {
+        base: INPUTS + number,
+        offset: 0,
+        size,
     }
 }
 

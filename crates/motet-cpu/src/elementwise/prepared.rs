@@ -4,6 +4,7 @@
 //! the step of a program of its own runs all parts, another kernel runs the parts that it has just
 //! computed.
 
+use motet_core::backend::Location;
 use motet_core::error::Result;
 use motet_core::program::Program;
 use motet_core::shape::Layout;
@@ -12,25 +13,44 @@ use smallvec::SmallVec;
 use super::chain::{self, Link, MAX_LINKS, Op};
 use super::run::Run;
 use super::{TILE, plan};
-use crate::operand::Walk;
+use crate::operand::{Extent, Walk};
 use crate::simd::Simd;
 use crate::vector::fence;
 
-/// Where the elements of a tile are.
+/// Where the elements of a tile are: so many bytes behind a [`Base`] of the tile, elements of this size.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Place {
-    /// In an input's memory, at the tile's position; elements of this size.
-    Input { index: usize, size: usize },
-    /// In an output's memory, at the tile's position; elements of this size.
-    Output { index: usize, size: usize },
-    /// In a row that an input repeats, at the tile's column; elements of this size.
-    Row { index: usize, size: usize },
-    /// In a slot of the scratch buffer, from its start; elements of this size.
-    Slot { number: usize, size: usize },
-    /// The one float32 of an input that has it for all elements.
-    Scalar(usize),
-    /// One of the program's float32 constants.
-    Constant(usize),
+pub(super) struct Place {
+    pub(super) base: usize,
+    pub(super) offset: usize,
+    /// 0 where one element stands for all.
+    pub(super) size: usize,
+}
+
+/// The bases of a tile: the scratch memory, the program's constants, and from here on the inputs, the
+/// outputs, and the inputs again for those that repeat a row.
+pub(super) const SCRATCH: usize = 0;
+pub(super) const CONSTANTS: usize = 1;
+pub(super) const INPUTS: usize = 2;
+
+/// What the places of a tile count from. It is the same for all kinds of places, so that to find an
+/// operand of few elements takes less time than what is done with it.
+struct Base {
+    address: *mut u8,
+    /// The tile's first element, behind the address.
+    start: usize,
+    /// Elements from a row of the tile to the next.
+    row: usize,
+}
+
+impl Place {
+    /// The first element's address, and the bytes from a row to the next.
+    #[inline(always)]
+    fn find(self, bases: &[Base]) -> (*mut u8, usize) {
+        let Place { base, offset, size } = self;
+        let base = &bases[base];
+        let address = base.address.wrapping_add(offset + base.start * size);
+        (address, base.row * size)
+    }
 }
 
 /// A link of a chain, with its operand's place instead of its address.
@@ -50,14 +70,10 @@ pub(super) enum Action {
         input: usize,
         size: usize,
         walk: Walk,
-        slot: usize,
+        to: Place,
     },
     /// Fills a slot with an element.
-    Fill {
-        value: [u8; 8],
-        size: usize,
-        slot: usize,
-    },
+    Fill { value: [u8; 8], to: Place },
     /// Runs a loop.
     Run {
         run: Run,
@@ -67,8 +83,8 @@ pub(super) enum Action {
     /// Runs a chain of float32 operations.
     Chain {
         links: Vec<PlacedLink>,
-        /// The slot of a block in between.
-        block: usize,
+        /// A block in between.
+        block: Place,
     },
 }
 
@@ -79,13 +95,12 @@ pub(crate) struct Prepared {
     pub(super) once: Vec<Action>,
     /// What is done for each tile.
     pub(super) each: Vec<Action>,
-    /// What [`Place::Constant`] is.
+    /// What is at [`CONSTANTS`].
     pub(super) constants: Vec<f32>,
     /// Whether outputs are written past the caches.
     pub(super) streams: bool,
     pub(super) simd: Simd,
-    pub(super) slots: usize,
-    pub(super) slot_bytes: usize,
+    pub(super) scratch_bytes: usize,
     /// Elements in all.
     pub(super) len: usize,
     /// The elements of a row, if inputs repeat one.
@@ -104,6 +119,41 @@ pub(crate) struct Memory<'a> {
 
 // SAFETY: inputs are only read, and each thread writes its own tiles of the outputs.
 unsafe impl Sync for Memory<'_> {}
+
+/// Where a launch keeps the addresses: written there once, as to move them takes longer than to find them.
+#[derive(Default)]
+pub(crate) struct Operands {
+    inputs: SmallVec<[*const u8; 8]>,
+    outputs: SmallVec<[*mut u8; 4]>,
+}
+
+impl Operands {
+    /// Input 0 is given [part by part](Sums).
+    pub(crate) fn leave_first(&mut self) {
+        self.inputs.push(std::ptr::null());
+    }
+
+    /// The memory of a program's inputs, those that were left aside, and outputs.
+    #[inline]
+    pub(crate) fn find(
+        &mut self,
+        inputs: &[Location<'_>],
+        input_extents: &[Extent],
+        outputs: &[Location<'_>],
+        output_extents: &[Extent],
+    ) -> Result<Memory<'_>> {
+        for (location, extent) in inputs.iter().zip(input_extents) {
+            self.inputs.push(extent.address(location)?);
+        }
+        for (location, extent) in outputs.iter().zip(output_extents) {
+            self.outputs.push(extent.address(location)?);
+        }
+        Ok(Memory {
+            inputs: &self.inputs,
+            outputs: &self.outputs,
+        })
+    }
+}
 
 /// Elements to run a program for: `columns` neighbours of each of some rows. Element (i, j) has the
 /// row-major number `start + i * row + j`. Several rows are rows of the result or parts of such: they do
@@ -195,7 +245,7 @@ impl Prepared {
 
     /// The bytes of scratch memory that [`run`](Prepared::run) needs.
     pub(crate) fn scratch_bytes(&self) -> usize {
-        self.slots * self.slot_bytes
+        self.scratch_bytes
     }
 
     /// Runs the program for some elements.
@@ -206,17 +256,26 @@ impl Prepared {
     /// to 64. Nobody else uses the scratch memory or these elements of the outputs, and no output
     /// overlaps an input.
     pub(crate) unsafe fn run(&self, memory: &Memory<'_>, scratch: *mut u8, part: Part) {
-        for action in &self.once {
+        if !self.once.is_empty() {
             let part = Part::neighbours(0, TILE.min(self.len), None);
-            // SAFETY: by this function's contract; what is done once fills slots from scalars and
-            // constants.
-            unsafe { self.act(action, memory, scratch, &part) }
+            let bases = self.bases(memory, scratch, &part);
+            for action in &self.once {
+                // SAFETY: by this function's contract; what is done once fills slots from scalars and
+                // constants.
+                unsafe { self.act::<true>(action, &bases, &part) }
+            }
         }
         let tiles = |part: Part| {
-            // SAFETY: these are elements of the part's.
-            self.tiles(part, &|tile| unsafe {
+            self.tiles(part, &|tile| {
+                let bases = self.bases(memory, scratch, &tile);
                 for action in &self.each {
-                    self.act(action, memory, scratch, &tile);
+                    // SAFETY: these are elements of the part's.
+                    unsafe {
+                        match tile.rows {
+                            1 => self.act::<true>(action, &bases, &tile),
+                            _ => self.act::<false>(action, &bases, &tile),
+                        }
+                    }
                 }
             });
         };
@@ -237,6 +296,9 @@ impl Prepared {
     #[inline(always)]
     fn tiles(&self, part: Part, run: &impl Fn(Part)) {
         let Part { rows, columns, .. } = part;
+        if rows == 1 && columns <= TILE {
+            return run(part);
+        }
         let gap = part.row != columns || part.sums.is_some_and(|sums| sums.step != columns);
         if rows > 1 && !gap && self.row.is_none() {
             return self.tiles(
@@ -257,51 +319,53 @@ impl Prepared {
         }
     }
 
-    /// Does one action for the elements of a part.
+    /// What places count from, for the elements of a part.
+    #[inline(always)]
+    fn bases(&self, memory: &Memory<'_>, scratch: *mut u8, part: &Part) -> SmallVec<[Base; 8]> {
+        let mut bases = SmallVec::new();
+        let mut add = |address, start, row| {
+            bases.push(Base {
+                address,
+                start,
+                row,
+            });
+        };
+        add(scratch, 0, part.columns);
+        add(self.constants.as_ptr().cast_mut().cast(), 0, 0);
+        for (index, &input) in memory.inputs.iter().enumerate() {
+            match part.sums {
+                Some(sums) if index == 0 => add(sums.address.cast_mut().cast(), 0, sums.step),
+                _ => add(input.cast_mut(), part.start, part.row),
+            }
+        }
+        for &output in memory.outputs {
+            add(output, part.start, part.row);
+        }
+        if let Some(row) = self.row {
+            for &input in memory.inputs {
+                add(input.cast_mut(), part.start % row, 0);
+            }
+        }
+        bases
+    }
+
+    /// Does one action for the elements of a part, which is one row if `ONE`: few elements take less
+    /// time than to find out where further rows are.
     ///
     /// # Safety
-    /// As for [`run`](Prepared::run); the part has at most [`TILE`] elements.
-    unsafe fn act(&self, action: &Action, memory: &Memory<'_>, scratch: *mut u8, part: &Part) {
-        let Part {
-            start,
-            rows,
-            columns,
-            row,
-            sums,
-        } = *part;
-        let slot = |number: usize| scratch.wrapping_add(number * self.slot_bytes);
-        // The first element's address, and the bytes from a row to the next.
-        let find = |place| match (place, sums) {
-            (Place::Input { index: 0, size }, Some(sums)) => {
-                (sums.address.cast_mut().cast(), sums.step * size)
-            }
-            (Place::Input { index, size }, _) => {
-                let first = memory.inputs[index].cast_mut();
-                (first.wrapping_add(start * size), row * size)
-            }
-            (Place::Output { index, size }, _) => {
-                (memory.outputs[index].wrapping_add(start * size), row * size)
-            }
-            (Place::Row { index, size }, _) => {
-                let column = start % self.row.unwrap_or(1);
-                let first = memory.inputs[index].cast_mut();
-                (first.wrapping_add(column * size), 0)
-            }
-            (Place::Slot { number, size }, _) => (slot(number), columns * size),
-            (Place::Scalar(index), _) => (memory.inputs[index].cast_mut(), 0),
-            (Place::Constant(index), _) => {
-                ((&raw const self.constants[index]).cast_mut().cast(), 0)
-            }
-        };
+    /// As for [`run`](Prepared::run); the part has at most [`TILE`] elements, and these are its bases.
+    unsafe fn act<const ONE: bool>(&self, action: &Action, bases: &[Base], part: &Part) {
+        let Part { start, columns, .. } = *part;
+        let rows = if ONE { 1 } else { part.rows };
         match action {
             Action::Run {
                 run,
-                operands,
+                operands: [a, b, c],
                 result,
             } => {
                 let [(a, a_step), (b, b_step), (c, c_step)] =
-                    [find(operands[0]), find(operands[1]), find(operands[2])];
-                let (result, step) = find(*result);
+                    [a.find(bases), b.find(bases), c.find(bases)];
+                let (result, step) = result.find(bases);
                 for row in 0..rows {
                     let operands = [(a, a_step), (b, b_step), (c, c_step)]
                         .map(|(first, step)| first.wrapping_add(row * step).cast_const());
@@ -311,10 +375,12 @@ impl Prepared {
                 }
             }
             Action::Chain { links, block } => {
-                let block = slot(*block).cast();
+                let (block, _) = block.find(bases);
                 let mut found = SmallVec::<[Link; MAX_LINKS]>::new();
                 for link in links {
-                    let (address, row_step) = find(link.place);
+                    let (address, row_step) = link.place.find(bases);
+                    // What is the same for all blocks is so for all rows.
+                    let row_step = if ONE || link.step == 0 { 0 } else { row_step };
                     found.push(Link {
                         op: match link.op {
                             Op::Stream if (address.addr() | row_step) % 64 != 0 => Op::Store,
@@ -322,10 +388,9 @@ impl Prepared {
                         },
                         address,
                         step: link.step,
-                        // What is the same for all blocks is so for all rows.
-                        row_step: if link.step == 0 { 0 } else { row_step },
+                        row_step,
                         scalar: link.scalar,
-                        block,
+                        block: block.cast(),
                     });
                 }
                 // SAFETY: as above; constants are one element, which the links say, and blocks are
@@ -336,14 +401,12 @@ impl Prepared {
                 input,
                 size,
                 walk,
-                slot: to,
+                to,
             } => {
+                let from = bases[INPUTS + input].address.cast_const();
+                let (to, step) = to.find(bases);
                 for i in 0..rows {
-                    let (from, to) = (
-                        memory.inputs[*input],
-                        slot(*to).wrapping_add(i * columns * size),
-                    );
-                    let start = start + i * row;
+                    let (to, start) = (to.wrapping_add(i * step), start + i * part.row);
                     // SAFETY: the walk addresses elements of the input, and the slot has room for a
                     // tile.
                     unsafe {
@@ -356,17 +419,14 @@ impl Prepared {
                     }
                 }
             }
-            Action::Fill {
-                value,
-                size,
-                slot: to,
-            } => {
-                let to = slot(*to);
+            Action::Fill { value, to } => {
+                let size = to.size;
+                let (to, _) = to.find(bases);
                 for i in 0..columns {
                     // SAFETY: the slot has room for a tile of elements of this size.
                     unsafe {
                         to.add(i * size)
-                            .copy_from_nonoverlapping(value.as_ptr(), *size)
+                            .copy_from_nonoverlapping(value.as_ptr(), size)
                     }
                 }
             }

@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 
 use super::{Sizes, Stack, fold, matrix_steps, unexpected};
 use crate::convert::Float32Like;
+use crate::elementwise::Operands;
 use crate::operand::Strided;
 use crate::packed::{Form, Packed, Run, TILE_ROWS, Tiling, multiply_into};
 use crate::scratch::with_floats;
@@ -88,7 +89,8 @@ impl Step for ConstantStep {
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
-        let product = self.bind(launch)?;
+        let mut operands = Operands::default();
+        let product = self.bind(launch, &mut operands)?;
         let Tiling { ns, .. } = self.tiling;
         launch
             .pool
@@ -144,8 +146,12 @@ impl ConstantStep {
         &self.tiling
     }
 
-    /// Finds the operands of a launch.
-    pub(super) fn bind<'a>(&'a self, launch: &Launch<'a>) -> Result<Product<'a>> {
+    /// Finds the operands of a launch; `operands` keeps some of them.
+    pub(super) fn bind<'a>(
+        &'a self,
+        launch: &Launch<'a>,
+        operands: &'a mut Operands,
+    ) -> Result<Product<'a>> {
         let (place, extent) = (&launch.inputs[0], &self.a.extent);
         Ok(Product {
             step: self,
@@ -154,7 +160,7 @@ impl ConstantStep {
                 Dtype::Bfloat16 => Rows::Bfloat16(Strided::at(place, extent)?),
                 _ => Rows::Float32(Strided::at(place, extent)?),
             },
-            target: self.target.bind(launch)?,
+            target: self.target.bind(launch, operands)?,
         })
     }
 

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::constant::ConstantStep;
 use super::unexpected;
+use crate::elementwise::Operands;
 
 /// Several products with constant matrices.
 pub(super) struct JoinedStep {
@@ -80,13 +81,16 @@ impl Step for JoinedStep {
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
+        let mut operands = SmallVec::<[_; 4]>::new();
+        operands.resize_with(self.products.len(), Operands::default);
         let mut bound = SmallVec::<[_; 4]>::new();
-        for product in &self.products {
-            bound.push(product.step.bind(&Launch {
+        for (product, operands) in self.products.iter().zip(&mut operands) {
+            let own = Launch {
                 inputs: &launch.inputs[product.inputs.clone()],
                 outputs: &launch.outputs[product.outputs.clone()],
                 ..*launch
-            })?);
+            };
+            bound.push(product.step.bind(&own, operands)?);
         }
         launch.pool.for_each_tile(self.tiles, self.ns, &|tile| {
             let number = self.products.partition_point(|p| p.tiles.end <= tile);

@@ -138,7 +138,11 @@ unsafe fn groups<V: Vector, T: Terms<V>>(block: Block<'_>) {
     let count = block.rows.len().div_ceil(most_rows::<V>());
     let mut start = 0;
     for group in 0..count {
-        let end = block.rows.len() * (group + 1) / count;
+        // Most products of few rows are one group, and need no division.
+        let end = match group + 1 {
+            last if last == count => block.rows.len(),
+            next => block.rows.len() * next / count,
+        };
         // SAFETY: these are rows of the block's.
         unsafe { group_of::<V, T>(block, start, end) };
         start = end;

@@ -43,6 +43,9 @@ pub(crate) struct Packed {
     simd: Simd,
     lines: usize,
     columns: usize,
+    /// The columns of a panel, and how many panels there are: dividing takes as long as a line of a panel.
+    width: usize,
+    panels: usize,
     dtype: Dtype,
     /// Blocks of at most [`LINES`] lines; in each the panels; in each of these the lines.
     buffer: Buffer,
@@ -113,6 +116,8 @@ impl Packed {
             simd,
             lines,
             columns,
+            width,
+            panels: columns.div_ceil(width),
             dtype,
             buffer: heap().allocate_lasting(bytes)?,
         };
@@ -160,12 +165,12 @@ impl Packed {
 
     /// The columns that one panel has, the last one perhaps fewer.
     pub(crate) fn panel_columns(&self) -> usize {
-        panel_columns(self.simd)
+        self.width
     }
 
     /// The number of panels.
     pub(crate) fn panels(&self) -> usize {
-        self.columns.div_ceil(self.panel_columns())
+        self.panels
     }
 
     /// The address of a panel of a block of lines.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{Packed, Run};
 use crate::matmul::Sizes;
-use crate::scratch::with_floats;
+use crate::scratch::with_scratch;
 use crate::target::BoundTarget;
 
 /// How a result is cut: into blocks of rows, and these into blocks of panels.
@@ -106,9 +106,14 @@ pub(crate) unsafe fn multiply_into(
         // SAFETY: the first of them is inside of the output, as all of them are.
         return multiply(unsafe { out.as_mut_ptr().add(first) }, n);
     }
-    with_floats(rows.len() * columns.len(), |sums| {
-        multiply(sums.as_mut_ptr(), columns.len());
-        // SAFETY: these elements are this tile's.
-        unsafe { target.store_rows(first, n, sums, columns.len()) }
+    let len = rows.len() * columns.len();
+    with_scratch(len * size_of::<f32>(), |memory| {
+        let sums = memory.cast::<f32>();
+        multiply(sums, columns.len());
+        // SAFETY: these are the sums that were just stored, and these elements are this tile's.
+        unsafe {
+            let sums = std::slice::from_raw_parts(sums, len);
+            target.store_rows(first, n, sums, columns.len());
+        }
     });
 }
