@@ -30,12 +30,13 @@ pub fn sanitise(root: &Path, sanitiser: Sanitiser, arguments: &[String]) -> Resu
     let host = host.ok_or("rustc does not say what it compiles for")?;
     let folder = root.join("target/sanitise");
     // Sanitisers are options of rustc that a stable one has, and takes where this is said. Little is
-    // optimised: the build would take half an hour.
+    // optimised, and nothing in other crates: the build would take half an hour.
     let mut build = cargo(root);
     build
         .args(["build", "--release", "--package", "xtask"])
         .args(["--target", host, "--target-dir"])
         .arg(&folder)
+        .args(["--config", "profile.release.package.'*'.opt-level=0"])
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1");
     let (name, options, value) = match sanitiser {
