@@ -5,7 +5,7 @@
 //! | a command | before it starts, and between the steps of a plan (`Limits::check`) |
 //! | a kernel, on each of its threads | before every tile (`check_tile`) |
 //! | what gives work to a device that runs behind its launches | as it does ([`submit`]) |
-//! | a thread that waits for the call | between the commands that it runs; asleep, it is woken, be it for a stream, a core, memory or a plan that it waits |
+//! | a thread that waits for the call: for a stream, a core, memory, a plan | between the commands that it runs; asleep, it is woken |
 //!
 //! The thread that runs a command knows the command's limits by a thread-local (`Limits::within`),
 //! which regions carry on to their helpers. Calls without limits cost a check for null per tile; with
@@ -91,8 +91,8 @@ impl CancelToken {
     /// the threads are the device, none of them takes a further step of its plan or tile of its
     /// kernel: what a thread has begun, at most a tile, it ends. A tile takes microseconds, or
     /// milliseconds where lines of many thousands of elements are sorted. What cannot be divided is the
-    /// Fourier transform of one line and the factorisation of one matrix. Threads that wait for such a call return, even while other work
-    /// keeps its stream busy.
+    /// Fourier transform of one line and the factorisation of one matrix. Threads that wait for such a
+    /// call return, even while other work keeps its stream busy.
     ///
     /// Any thread may call this at any time, also one that runs the call. It does not wait for
     /// kernels. In a program in which panics abort, calls end between steps, not between tiles.

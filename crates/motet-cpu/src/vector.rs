@@ -5,8 +5,8 @@
 //! written with a [`Vector`]. `f32` is the vector of one that every processor has, an array is a vector of
 //! vectors, and those of x86 and ARM are their registers.
 //!
-//! Registers are made only where their level was found ([`Simd`](crate::simd::Simd)), so their operations are safe to
-//! call; what reads or writes memory is not.
+//! Registers are made only where their level was found ([`Simd`](crate::simd::Simd)), so their
+//! operations are safe to call; what reads or writes memory is not.
 
 use half::{bf16, f16};
 

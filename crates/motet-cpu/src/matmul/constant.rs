@@ -11,7 +11,8 @@ use motet_core::shape::Layout;
 use motet_core::tensor::Tensor;
 use smallvec::SmallVec;
 
-use super::{Sizes, Stack, fold, matrix_steps, unexpected};
+use super::general::fold;
+use super::{Sizes, Stack, matrix_steps, unexpected};
 use crate::convert::Float32Like;
 use crate::elementwise::Operands;
 use crate::operand::Strided;

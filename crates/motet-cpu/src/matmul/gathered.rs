@@ -9,8 +9,9 @@ use motet_core::backend::{Launch, Step};
 use motet_core::error::Result;
 use motet_core::shape::Layout;
 
+use super::general::{TILE_ROWS, TILE_WEIGHTS};
 use super::product::{Matrix, Operand, Sizes, multiply};
-use super::{Stack, TILE_ROWS, TILE_WEIGHTS, unexpected};
+use super::{Stack, unexpected};
 use crate::indices::{Pick, Picks, groups};
 use crate::number::Number;
 use crate::operand::{Output, Strided};
