@@ -240,9 +240,10 @@ struct Shared {
     background: Cores,
     jobs: Mutex<Jobs>,
     wake: Condvar,
-    /// Mirrors of what is in `jobs`, read without the lock as hints, Relaxed: the number of regions,
-    /// and when the first task is due (no time where there is none).
+    /// Mirrors of what is in `jobs`, read without the lock as hints, Relaxed: the number of regions, how
+    /// many there have been, and when the first task is due (no time where there is none).
     regions: AtomicUsize,
+    listed: AtomicUsize,
     first_task: AtomicU64,
 }
 
@@ -282,6 +283,7 @@ impl Shared {
             jobs: Mutex::new(Rank::Leaf, Jobs::default()),
             wake: Condvar::new(),
             regions: AtomicUsize::new(0),
+            listed: AtomicUsize::new(0),
             first_task: AtomicU64::new(Nanos::MAX),
         }
     }
@@ -309,6 +311,7 @@ impl Shared {
         let mut jobs = self.jobs.lock();
         jobs.regions.push(Arc::clone(region));
         self.regions.store(jobs.regions.len(), Ordering::Relaxed);
+        self.listed.fetch_add(1, Ordering::Relaxed);
         let asleep = jobs.asleep;
         // Who looks out finds the region without being woken.
         let helpers = helpers.saturating_sub(jobs.looking);
@@ -395,8 +398,9 @@ impl Shared {
             }
             if std::mem::take(&mut awake) {
                 jobs.looking += 1;
+                let listed = self.listed.load(Ordering::Relaxed);
                 drop(jobs);
-                self.look_out();
+                self.look_out(listed);
                 jobs = self.jobs.lock();
                 jobs.looking -= 1;
                 continue;
@@ -407,14 +411,15 @@ impl Shared {
         }
     }
 
-    /// Waits for a moment for something to do, without sleeping.
-    fn look_out(&self) {
+    /// Waits for a moment for something to do, without sleeping: for a region after the first `listed`, as
+    /// those before have no tiles left, though their callers may be at their last ones.
+    fn look_out(&self, listed: usize) {
         // A model that spins has too many interleavings; without this it is as if the time was up.
         if cfg!(loom) || self.cores.times().lookout.is_zero() {
             return;
         }
         let start = std::time::Instant::now();
-        while self.regions.load(Ordering::Relaxed) == 0
+        while self.listed.load(Ordering::Relaxed) == listed
             && !self.has_tasks()
             && self.cores.free() > 0
             && start.elapsed() < self.cores.times().lookout
