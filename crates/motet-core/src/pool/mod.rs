@@ -245,6 +245,9 @@ struct Shared {
     regions: AtomicUsize,
     listed: AtomicUsize,
     first_task: AtomicU64,
+    /// Workers that look out for work without sleeping. Changes under the lock of `jobs`; without it a
+    /// hint, Relaxed.
+    looking: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -252,11 +255,9 @@ struct Jobs {
     /// By the time when they are due.
     tasks: VecDeque<Listing>,
     regions: Vec<Arc<Region>>,
-    /// Workers that there are, how many of them sleep or have been woken and not got here yet, and how
-    /// many look out for work without sleeping.
+    /// Workers that there are, and how many of them sleep or have been woken and not got here yet.
     workers: usize,
     asleep: usize,
-    looking: usize,
     stopped: bool,
 }
 
@@ -285,12 +286,17 @@ impl Shared {
             regions: AtomicUsize::new(0),
             listed: AtomicUsize::new(0),
             first_task: AtomicU64::new(Nanos::MAX),
+            looking: AtomicUsize::new(0),
         }
     }
 
     /// How many helpers a region of this size should have: 0 if it is not worth opening.
     fn helpers(&self, tiles: usize, tile_cost_ns: usize) -> usize {
-        let small = tiles.saturating_mul(tile_cost_ns) < tuning::REGION_MIN_NS;
+        let least = match self.looking.load(Ordering::Relaxed) {
+            0 => tuning::REGION_MIN_NS,
+            _ => tuning::REGION_MIN_AWAKE_NS,
+        };
+        let small = tiles.saturating_mul(tile_cost_ns) < least;
         if tiles <= 1 || self.count == 1 || small || region::inside() || self.cores.orphaned() {
             return 0;
         }
@@ -314,7 +320,7 @@ impl Shared {
         self.listed.fetch_add(1, Ordering::Relaxed);
         let asleep = jobs.asleep;
         // Who looks out finds the region without being woken.
-        let helpers = helpers.saturating_sub(jobs.looking);
+        let helpers = helpers.saturating_sub(self.looking.load(Ordering::Relaxed));
         let missing = helpers.saturating_sub(asleep);
         let missing = self.hire(&mut jobs, missing, (self.count - 1).max(1));
         drop(jobs);
@@ -397,12 +403,12 @@ impl Shared {
                 }
             }
             if std::mem::take(&mut awake) {
-                jobs.looking += 1;
+                self.looking.fetch_add(1, Ordering::Relaxed);
                 let listed = self.listed.load(Ordering::Relaxed);
                 drop(jobs);
                 self.look_out(listed);
                 jobs = self.jobs.lock();
-                jobs.looking -= 1;
+                self.looking.fetch_sub(1, Ordering::Relaxed);
                 continue;
             }
             jobs.asleep += 1;

@@ -184,12 +184,14 @@ impl Region {
         let _wait = trace::wait(Cause::Helpers);
         let left = || self.state.load(Ordering::Acquire) == CLOSED;
         // A model that spins has too many interleavings, and sleeping is what is to be checked.
-        #[cfg(not(loom))]
-        for _ in 0..crate::tuning::REGION_SPINS {
-            if left() {
-                return;
+        if cfg!(not(loom)) {
+            let start = std::time::Instant::now();
+            while start.elapsed() < crate::tuning::REGION_WAIT {
+                if left() {
+                    return;
+                }
+                std::hint::spin_loop();
             }
-            std::hint::spin_loop();
         }
         let mut panics = self.panics.lock();
         while !left() {

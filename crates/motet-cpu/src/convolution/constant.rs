@@ -145,7 +145,7 @@ impl ConstantStep {
 }
 
 /// Elements of the image in a tile of copying.
-const FILL_ELEMENTS: usize = 1 << 15;
+const FILL_ELEMENTS: usize = 1 << 13;
 
 /// The sizes of the part of the padded input that the kernel reaches.
 fn image_of(geometry: &Geometry) -> [usize; 3] {
