@@ -10,6 +10,10 @@ use crate::vector::Vector;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Simd {
     /// What the compiler makes of loops for every processor of the architecture.
+    #[cfg_attr(
+        target_arch = "aarch64",
+        allow(dead_code, reason = "for tests, as all have NEON")
+    )]
     Portable,
     /// NEON, which every processor of the architecture has.
     #[cfg(target_arch = "aarch64")]
@@ -150,12 +154,16 @@ macro_rules! leveled {
         fn avx512$(<$S: $bound>)?($($argument: $type),*) $(-> $result)? {
             $body::<$crate::simd::Avx512 $(, $S)?>($($argument),*)
         }
+        #[cfg(target_arch = "aarch64")]
+        fn neon$(<$S: $bound>)?($($argument: $type),*) $(-> $result)? {
+            $body::<$crate::simd::Neon $(, $S)?>($($argument),*)
+        }
         match $simd {
             $crate::simd::Simd::Portable => {
                 $body::<$crate::simd::Portable $(, $actual)?>($($argument),*)
             }
             #[cfg(target_arch = "aarch64")]
-            $crate::simd::Simd::Neon => $body::<$crate::simd::Neon $(, $actual)?>($($argument),*),
+            $crate::simd::Simd::Neon => neon$(::<$actual>)?($($argument),*),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Simd::Avx2` exists only where the processor was found to have all.
             $crate::simd::Simd::Avx2 => unsafe { avx2$(::<$actual>)?($($argument),*) },

@@ -102,9 +102,9 @@ pub(super) unsafe fn multiply(simd: Simd, pairs: bool, block: Block<'_>) {
         // SAFETY: by the outer function's contract.
         unsafe { panels::<__m512, Pairs>(block) }
     }
-    #[cfg(target_arch = "x86_64")]
     if pairs {
         assert!(has_pairs(simd));
+        #[cfg(target_arch = "x86_64")]
         // SAFETY: as just checked.
         return unsafe { of_pairs(block) };
     }

@@ -20,14 +20,6 @@ pub(super) fn floats4() -> [f32; 16] {
     std::array::from_fn(|code| float4(code as u32))
 }
 
-/// The values of the codes of a format of 4 bits, scale and bias aside.
-pub(super) fn values_of_nibbles(mode: QuantizationMode) -> [f32; 16] {
-    match mode {
-        QuantizationMode::Affine => std::array::from_fn(|code| code as f32),
-        _ => floats4(),
-    }
-}
-
 pub(super) fn decode_scale(code: u8, mode: QuantizationMode) -> f32 {
     match (mode, code) {
         (QuantizationMode::Nvfp4, _) => float8(code.into()),

@@ -6,6 +6,9 @@
 
 use std::arch::x86_64::*;
 
+use motet_core::kernel::QuantizationMode;
+
+use super::codes::floats4;
 use super::unpack::Rows;
 
 /// Codes that are decoded together, and their bytes.
@@ -15,6 +18,14 @@ const UNIT_BYTES: usize = 8;
 /// How far ahead weights are asked for. From 1 KiB on it did not matter; without, those in memory came at
 /// four fifths of the speed.
 const AHEAD: usize = 2048;
+
+/// The values of the codes of a format of 4 bits, scale and bias aside.
+pub(super) fn values(mode: QuantizationMode) -> [f32; 16] {
+    match mode {
+        QuantizationMode::Affine => std::array::from_fn(|code| code as f32),
+        _ => floats4(),
+    }
+}
 
 /// `out[i]` is the product of `x` and row `i`, whose codes have these values.
 #[target_feature(enable = "avx512f")]

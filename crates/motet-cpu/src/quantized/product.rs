@@ -11,13 +11,13 @@ use motet_core::shape::{Layout, Spec};
 use super::few_rows::{dots, weighted_sum};
 use super::unpack::{Codes, Rows, with_codes};
 use super::{Packed, Weights};
-#[cfg(target_arch = "x86_64")]
-use super::{codes::values_of_nibbles, nibbles};
 use crate::convert::Float32Like;
 use crate::indices::{Pick, Picks, groups};
 use crate::matmul::{Matrix, Sizes, multiply};
 use crate::operand::{Output, input};
-use crate::simd::{Simd, leveled};
+use crate::simd::leveled;
+#[cfg(target_arch = "x86_64")]
+use {super::nibbles, crate::simd::Simd};
 
 pub(super) struct ProductStep<T> {
     x: Layout,
@@ -182,7 +182,7 @@ impl<T: Float32Like> ProductStep<T> {
         for (x, sums) in x.chunks_exact(k.max(1)).zip(sums.chunks_exact_mut(width)) {
             #[cfg(target_arch = "x86_64")]
             if simd == Simd::Avx512 && self.transpose && self.w.quantization.bits == 4 {
-                let values = values_of_nibbles(self.w.quantization.mode);
+                let values = nibbles::values(self.w.quantization.mode);
                 // SAFETY: `Simd::Avx512` exists only where the processor was found to have it.
                 unsafe { nibbles::dots(x, &values, rows, sums) };
                 continue;
