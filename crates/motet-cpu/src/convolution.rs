@@ -17,10 +17,13 @@ mod constant;
 mod depthwise;
 mod geometry;
 mod patches;
+mod transform;
+mod winograd;
 
 use constant::ConstantStep;
 use geometry::Geometry;
 use patches::PatchesStep;
+use winograd::WinogradStep;
 
 /// Inputs are read row-major.
 pub(crate) fn accepts(_: &Kernel, _: usize, layout: &Layout) -> bool {
@@ -71,6 +74,10 @@ pub(crate) fn prepare(
     if let Some(weights) = weights
         && ConstantStep::takes(&geometry)
     {
+        if WinogradStep::takes(&geometry, &inputs[0], weights) && WinogradStep::pays(&geometry) {
+            let step = WinogradStep::new(geometry, &inputs[0], weights, target)?;
+            return Ok(Box::new(step));
+        }
         let step = ConstantStep::new(geometry, &inputs[0], weights, target)?;
         return Ok(Box::new(step));
     }
@@ -95,3 +102,5 @@ pub(crate) fn prepare(
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod winograd_tests;

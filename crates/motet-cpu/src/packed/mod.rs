@@ -38,16 +38,18 @@ pub(crate) struct Run {
 const LINES: usize = 512;
 
 /// A matrix of float32 or half values in panels of columns; bfloat16 in pairs of lines where the processor
-/// multiplies such.
+/// multiplies such. Or several of one size, one after the other.
 pub(crate) struct Packed {
     simd: Simd,
     lines: usize,
     columns: usize,
+    matrices: usize,
     /// The columns of a panel, and how many panels there are: dividing takes as long as a line of a panel.
     width: usize,
     panels: usize,
     dtype: Dtype,
-    /// Blocks of at most [`LINES`] lines; in each the panels; in each of these the lines.
+    /// Blocks of at most [`LINES`] lines; in each the panels; in each of these the matrices, as they are
+    /// multiplied one after the other; in each of these the lines.
     buffer: Buffer,
 }
 
@@ -79,9 +81,10 @@ impl Packed {
                     };
                     pack!(@ at, $type $($pairs)?)
                 }};
-                (@ $at:ident, $type:ident) => {
-                    Packed::pack(simd, [lines, columns], $type::DTYPE, $at)
-                };
+                (@ $at:ident, $type:ident) => {{
+                    let at = |line, column| [$at(line, column)];
+                    Packed::pack(simd, [lines, columns], $type::DTYPE, at)
+                }};
                 (@ $at:ident, bf16 pairs) => {
                     Packed::pack_pairs(simd, [lines, columns], $at)
                 };
@@ -100,22 +103,46 @@ impl Packed {
         })
     }
 
-    fn pack<T: Element + Default>(
+    /// Several matrices of `lines` x `columns` elements, computed from a tensor of float32: given its elements
+    /// by row-major number, `at(line, column, elements)` is what each matrix has there. Shared as those of
+    /// [`new`](Packed::new) are.
+    ///
+    /// # Errors
+    /// Memory.
+    pub(crate) fn computed<const N: usize>(
+        tensor: &Tensor,
+        [lines, columns]: [usize; 2],
+        form: Form,
+        at: impl Fn(usize, usize, &dyn Fn(usize) -> f32) -> [f32; N],
+    ) -> Result<Arc<Packed>> {
+        shared(tensor, form, || {
+            // In a file they need not be aligned.
+            let bytes = tensor.row_major();
+            let (elements, _) = bytes.as_chunks::<{ size_of::<f32>() }>();
+            let element = |number: usize| f32::from_ne_bytes(elements[number]);
+            let at = |line, column| at(line, column, &element);
+            Packed::pack(Simd::detect(), [lines, columns], Dtype::Float32, at)
+        })
+    }
+
+    /// Packs matrices whose elements at a place are `at(line, column)`.
+    fn pack<T: Element + Default, const N: usize>(
         simd: Simd,
         [lines, columns]: [usize; 2],
         dtype: Dtype,
-        at: impl Fn(usize, usize) -> T,
+        at: impl Fn(usize, usize) -> [T; N],
     ) -> Result<Packed> {
         let width = panel_columns(simd);
         let padded = columns.checked_next_multiple_of(width);
         let len = padded.and_then(|padded| padded.checked_mul(lines));
-        let bytes = len.and_then(|len| len.checked_mul(size_of::<T>()));
+        let bytes = len.and_then(|len| len.checked_mul(size_of::<T>())?.checked_mul(N));
         let bytes = bytes
             .ok_or_else(|| Error::new(ErrorKind::Memory, "pack", "the matrix is too large"))?;
         let packed = Packed {
             simd,
             lines,
             columns,
+            matrices: N,
             width,
             panels: columns.div_ceil(width),
             dtype,
@@ -124,18 +151,23 @@ impl Packed {
         for first in (0..lines).step_by(LINES) {
             let block = first..lines.min(first + LINES);
             for panel in 0..columns.div_ceil(width) {
-                // SAFETY: the buffer was made above for all panels of all blocks, is aligned for
-                // any element, and nobody else knows it; all of a panel is written before it is
-                // read.
-                let to = unsafe {
-                    let start = packed.panel(&block, panel).cast_mut().cast::<T>();
-                    start.write_bytes(0, block.len() * width);
-                    std::slice::from_raw_parts_mut(start, block.len() * width)
-                };
+                let mut panels = std::array::from_fn::<_, N, _>(|matrix| {
+                    // SAFETY: the buffer was made above for all panels of all blocks of all matrices, is
+                    // aligned for any element, and nobody else knows it; all of a panel is written
+                    // before it is read.
+                    unsafe {
+                        let start = packed.panel(matrix, &block, panel).cast_mut().cast::<T>();
+                        start.write_bytes(0, block.len() * width);
+                        std::slice::from_raw_parts_mut(start, block.len() * width)
+                    }
+                });
                 // Columns outside: the usual source is the transpose of a row-major matrix.
                 for j in 0..width.min(columns - panel * width) {
                     for (i, line) in block.clone().enumerate() {
-                        to[i * width + j] = at(line, panel * width + j);
+                        let elements = at(line, panel * width + j);
+                        for (to, element) in panels.iter_mut().zip(elements) {
+                            to[i * width + j] = element;
+                        }
                     }
                 }
             }
@@ -153,7 +185,7 @@ impl Packed {
             true => u32::from(at(line, column).to_bits()),
             false => 0,
         };
-        let pair = |line, column| bits(2 * line, column) | bits(2 * line + 1, column) << 16;
+        let pair = |line, column| [bits(2 * line, column) | bits(2 * line + 1, column) << 16];
         Packed::pack(simd, [lines.div_ceil(2), columns], Dtype::Uint32, pair)
     }
 
@@ -173,10 +205,12 @@ impl Packed {
         self.panels
     }
 
-    /// The address of a panel of a block of lines.
-    fn panel(&self, block: &Range<usize>, panel: usize) -> *const u8 {
+    /// The address of a panel of a block of lines of a matrix.
+    fn panel(&self, matrix: usize, block: &Range<usize>, panel: usize) -> *const u8 {
         let width = self.panel_columns();
-        let elements = block.start * self.panels() * width + panel * block.len() * width;
+        let before = block.start * self.panels() * self.matrices;
+        let lines = before + (panel * self.matrices + matrix) * block.len();
+        let elements = lines * width;
         self.buffer
             .as_ptr()
             .wrapping_add(elements * self.dtype.size())
@@ -203,7 +237,7 @@ impl Packed {
         (line == self.lines).then_some(blocks)
     }
 
-    /// Rows times the columns of some panels; `runs` are those that [`cut`](Packed::cut) gave.
+    /// Rows times the columns of some panels of a matrix; `runs` are those that [`cut`](Packed::cut) gave.
     /// Column `j` of these of row `i` is stored `i * out_step + j` floats from `out`.
     ///
     /// # Safety
@@ -211,6 +245,7 @@ impl Packed {
     /// columns of all rows.
     pub(crate) unsafe fn multiply(
         &self,
+        matrix: usize,
         rows: &[*const f32],
         runs: &[Vec<Run>],
         panels: Range<usize>,
@@ -219,7 +254,7 @@ impl Packed {
     ) {
         let width = self.panel_columns();
         assert_eq!(runs.len(), self.lines.div_ceil(LINES));
-        assert!(panels.end <= self.panels());
+        assert!(panels.end <= self.panels() && matrix < self.matrices);
         let columns = |panels: &Range<usize>| {
             let end = self.columns.min(panels.end * width);
             end.saturating_sub(panels.start * width)
@@ -235,7 +270,8 @@ impl Packed {
         for (number, runs) in runs.iter().enumerate() {
             let first = number * LINES;
             let block = first..self.lines.min(first + LINES);
-            let panel_step = block.len() * width;
+            let panel_len = block.len() * width;
+            let panel_step = panel_len * self.matrices;
             let multiply = |panel: *const f32, some: &Range<usize>| {
                 // SAFETY: by this function's contract; a panel has a line for each element of the
                 // runs, as they were cut at the blocks.
@@ -254,12 +290,12 @@ impl Packed {
                 }
             };
             if self.dtype == Dtype::Float32 || self.has_pairs() {
-                multiply(self.panel(&block, panels.start).cast(), &panels);
+                multiply(self.panel(matrix, &block, panels.start).cast(), &panels);
                 continue;
             }
             for panel in panels.clone() {
-                let data = self.panel(&block, panel);
-                with_floats(panel_step, |wide| {
+                let data = self.panel(matrix, &block, panel);
+                with_floats(panel_len, |wide| {
                     // SAFETY: the panel has these elements of the half type.
                     unsafe {
                         if self.dtype == Dtype::Float16 {
@@ -289,6 +325,8 @@ pub(crate) enum Form {
     Matrix,
     /// The weights of a convolution, a column for each feature, perhaps reversed in space.
     Kernel { flip: bool },
+    /// The same, transformed for products of transformed tiles.
+    Winograd { flip: bool },
 }
 
 /// A constant: what it lies in, and where and how.
@@ -381,7 +419,7 @@ mod tests {
             let b = noise(k * n, 2);
             let expected = reference(&memory, &starts, &runs, &b, n);
             for simd in Simd::all() {
-                let at = |line: usize, column: usize| b[line * n + column];
+                let at = |line: usize, column: usize| [b[line * n + column]];
                 let packed = Packed::pack(simd, [k, n], Dtype::Float32, at).unwrap();
                 let runs = packed.cut(runs).unwrap();
                 let mut out = vec![f32::NAN; m * n];
@@ -390,7 +428,7 @@ mod tests {
                     // SAFETY: the rows' runs are inside of `memory`, the columns inside of `out`.
                     unsafe {
                         let out = out.as_mut_ptr().add(first);
-                        packed.multiply(&rows, &runs, panel..panel + 1, out, n);
+                        packed.multiply(0, &rows, &runs, panel..panel + 1, out, n);
                     }
                 }
                 for (got, expected) in out.iter().zip(&expected) {
@@ -419,14 +457,14 @@ mod tests {
             // SAFETY: the row has 300 elements, `out` has a place for each column.
             unsafe {
                 let panels = 0..packed.panels();
-                packed.multiply(&[row.as_ptr()], &runs, panels, out.as_mut_ptr(), 40);
+                packed.multiply(0, &[row.as_ptr()], &runs, panels, out.as_mut_ptr(), 40);
             }
             out
         };
         let simd = Simd::detect();
-        let at = |line: usize, column: usize| half[line * 40 + column];
+        let at = |line: usize, column: usize| [half[line * 40 + column]];
         let halves = Packed::pack(simd, [300, 40], Dtype::Float16, at).unwrap();
-        let wide = |line: usize, column: usize| at(line, column).to_f32();
+        let wide = |line: usize, column: usize| at(line, column).map(f16::to_f32);
         let floats = Packed::pack(simd, [300, 40], Dtype::Float32, wide).unwrap();
         assert_eq!(product(&halves), product(&floats));
     }
@@ -455,7 +493,7 @@ mod tests {
             let runs = packed.cut([Run { offset: 0, len }]).unwrap();
             let mut out = vec![f32::NAN; m * n];
             // SAFETY: each row has its run, `out` a place for each sum.
-            unsafe { packed.multiply(&rows, &runs, 0..packed.panels(), out.as_mut_ptr(), n) };
+            unsafe { packed.multiply(0, &rows, &runs, 0..packed.panels(), out.as_mut_ptr(), n) };
             for (i, &got) in out.iter().enumerate() {
                 let term = |l: usize| a[i / n * k + l].to_f64() * b[l * n + i % n].to_f64();
                 let (want, size) = (0..k).map(term).fold((0.0, 0.0), |(sum, size), term| {
@@ -486,7 +524,7 @@ mod tests {
     #[test]
     fn runs_that_are_not_as_long_as_the_matrix_are_refused() {
         let lines = LINES + 44;
-        let ones = |_, _| 1.0f32;
+        let ones = |_, _| [1.0f32];
         let packed = Packed::pack(Simd::detect(), [lines, 4], Dtype::Float32, ones).unwrap();
         let cut = |len| packed.cut([Run { offset: 7, len }]);
         assert!(cut(lines - 1).is_none() && cut(lines + 1).is_none());

@@ -100,7 +100,7 @@ pub(crate) unsafe fn multiply_into(
     let first = first * n + columns.start;
     let multiply = |out: *mut f32, step: usize| {
         // SAFETY: by this function's contract; `out` has room for all these columns of all rows.
-        unsafe { packed.multiply(rows, runs, panels.clone(), out, step) }
+        unsafe { packed.multiply(0, rows, runs, panels.clone(), out, step) }
     };
     if let Some(out) = target.in_place() {
         // SAFETY: the first of them is inside of the output, as all of them are.
