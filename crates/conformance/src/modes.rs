@@ -100,8 +100,9 @@ pub fn exported(graph: Graph) -> Result<Option<Arc<Graph>>> {
     Ok(again.functions.into_iter().next())
 }
 
-/// The primitive's kernel launched on a backend, with inputs in the layouts that they have; `None`
-/// where it is no kernel or does not accept a layout.
+/// The primitive's kernel launched on a backend, with inputs in the layouts that they have: into new
+/// memory, and over each input that it may write over. Nothing where it is no kernel or does not accept a
+/// layout.
 ///
 /// # Errors
 /// What the primitive or the backend refuses.
@@ -109,11 +110,11 @@ pub fn launched(
     backend: &dyn Backend,
     primitive: &Primitive,
     inputs: &[Tensor],
-) -> Result<Option<Vec<Tensor>>> {
+) -> Result<Vec<Vec<Tensor>>> {
     let specs: Vec<Spec> = inputs.iter().map(Tensor::spec).collect();
     let outputs = primitive.infer(&specs, None)?;
     let Lowered::Kernel(kernel) = primitive.lower(&specs, &outputs)? else {
-        return Ok(None);
+        return Ok(Vec::new());
     };
     let inputs = match &kernel {
         motet_core::kernel::Kernel::Elementwise(program) => &inputs[..program.inputs.len()],
@@ -126,7 +127,7 @@ pub fn launched(
     };
     if outputs.iter().all(|spec| spec.shape.size() == 0) || !inputs.iter().enumerate().all(accepted)
     {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let allocate = |spec| Tensor::allocate(spec, heap());
     let results: Vec<Tensor> = outputs.iter().map(allocate).collect::<Result<_>>()?;
@@ -138,16 +139,35 @@ pub fn launched(
     };
     let step = backend.prepare(&kernel, &layouts(inputs), &layouts(&results), &[])?;
     let scratch = heap().allocate(step.scratch_bytes())?;
-    step.launch(&Launch {
-        inputs: &locations(inputs),
-        outputs: &locations(&results),
-        scratch: Location {
-            buffer: &scratch,
-            offset: 0,
-        },
-        pool: Pool::global(),
-    })?;
-    Ok(Some(results))
+    let launch = |inputs: &[Tensor], results: Vec<Tensor>| {
+        step.launch(&Launch {
+            inputs: &locations(inputs),
+            outputs: &locations(&results),
+            scratch: Location {
+                buffer: &scratch,
+                offset: 0,
+            },
+            pool: Pool::global(),
+        })?;
+        Ok(results)
+    };
+    let mut launches = vec![launch(inputs, results)?];
+    for (index, input) in inputs.iter().enumerate() {
+        for (number, output) in outputs.iter().enumerate() {
+            let same_size = input.layout.dtype.size() == output.dtype.size()
+                && input.layout.shape.size() == output.shape.size();
+            if !(step.writes_over(index, number) && same_size && input.layout.is_contiguous()) {
+                continue;
+            }
+            let copy = Value::of(input).tensor()?;
+            let mut results: Vec<Tensor> = outputs.iter().map(allocate).collect::<Result<_>>()?;
+            results[number].buffer = Arc::clone(&copy.buffer);
+            let mut inputs = inputs.to_vec();
+            inputs[index] = copy;
+            launches.push(launch(&inputs, results)?);
+        }
+    }
+    Ok(launches)
 }
 
 fn locations(tensors: &[Tensor]) -> Vec<Location<'_>> {

@@ -129,8 +129,10 @@ impl Trial {
         backend: &dyn Backend,
     ) -> Verdict {
         match modes::launched(backend, &self.primitive, inputs) {
-            Ok(None) => Ok(()),
-            Ok(Some(result)) => agree(how, Ok(result), base),
+            Ok(launches) => {
+                let mut launches = launches.into_iter();
+                launches.try_for_each(|result| agree(how, Ok(result), base))
+            }
             Err(error) => Err(failed(how, &error)),
         }
     }

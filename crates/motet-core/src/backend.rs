@@ -66,6 +66,17 @@ pub trait Step: Send + Sync {
         true
     }
 
+    /// Whether a launch may be given an output at the very place of an input: both row-major, with as many
+    /// elements of as many bytes, and no other operand there.
+    ///
+    /// Who says so promises that results are then the same to the bit. All that depends on an element of
+    /// the input is read before what lies over it is written, by whichever thread; and while that is
+    /// written nobody holds a reference (a slice, say) to it as a part of the input, which Rust would take
+    /// as a promise that it stays as it is.
+    fn writes_over(&self, _input: usize, _output: usize) -> bool {
+        false
+    }
+
     /// Runs once. An `Err` (an index out of range, say) makes the outputs failed values.
     fn launch(&self, launch: &Launch<'_>) -> Result<()>;
 }
@@ -75,7 +86,8 @@ pub struct Launch<'a> {
     /// The inputs, as many and in the layouts that were prepared for. An input that the step does
     /// not [read](Step::reads) is any place.
     pub inputs: &'a [Location<'a>],
-    /// The outputs, in the layouts that were prepared for, not overlapping any input, holding anything.
+    /// The outputs, in the layouts that were prepared for, holding anything. None overlaps an input, but for
+    /// those that the step [may be given](Step::writes_over) at the place of one.
     pub outputs: &'a [Location<'a>],
     /// Temporary memory, of the size that the step asked for.
     pub scratch: Location<'a>,

@@ -138,6 +138,10 @@ struct Norm<T> {
 }
 
 impl<T: Operand<Sum: Real>> Step for Norm<T> {
+    fn writes_over(&self, input: usize, _: usize) -> bool {
+        input == 0
+    }
+
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
         let Rows {
             row,
@@ -163,11 +167,12 @@ impl<T: Operand<Sum: Real>> Step for Norm<T> {
         launch.pool.for_each_tile(tiles, cost_ns, &|tile| {
             let mut work = vec![T::Sum::ZERO; row];
             for number in tile * group..rows.min((tile + 1) * group) {
-                // SAFETY: the elements of one row, which are contiguous.
+                // SAFETY: the elements of one row, which are contiguous and not written yet.
                 let from = unsafe { x.run(self.rows.walk.offset(number), row) };
-                // SAFETY: rows do not overlap, and each is written once.
-                let to = unsafe { out.part(number * row..(number + 1) * row) };
                 T::load(from, &mut work);
+                // SAFETY: rows do not overlap, and each is written once; where it lies over one of x,
+                // that has just been read for the last time.
+                let to = unsafe { out.part(number * row..(number + 1) * row) };
                 let x = &mut work[..];
                 leveled!(
                     simd,

@@ -186,6 +186,10 @@ fn sines<L: Level>(turn: f32, speeds: &[f32], row: &mut [f32]) {
 }
 
 impl<T: Operand<Sum: Real>> Step for Turns<T> {
+    fn writes_over(&self, input: usize, _: usize) -> bool {
+        input == 0
+    }
+
     fn scratch_bytes(&self) -> usize {
         self.table().bytes()
     }
@@ -210,11 +214,12 @@ impl<T: Operand<Sum: Real>> Step for Turns<T> {
         launch.pool.for_each_tile(rows.div_ceil(group), group * row, &|tile| {
             let mut work = vec![T::Sum::ZERO; row];
             for number in tile * group..rows.min((tile + 1) * group) {
-                // SAFETY: the elements of one row, which are contiguous.
+                // SAFETY: the elements of one row, which are contiguous and not written yet.
                 let from = unsafe { x.run(self.walk.offset(number), row) };
-                // SAFETY: rows do not overlap, and each is written once.
-                let to = unsafe { out.part(number * row..(number + 1) * row) };
                 T::load(from, &mut work);
+                // SAFETY: rows do not overlap, and each is written once; where it lies over one of x,
+                // that has just been read for the last time.
+                let to = unsafe { out.part(number * row..(number + 1) * row) };
                 let position = number / shared * length + number % length;
                 let (x, turns) = (&mut work[..dims], &table[position * dims..(position + 1) * dims]);
                 leveled!(simd, turn<S: Real = T::Sum>(x: &mut [S], turns: &[f32], traditional: bool));

@@ -10,7 +10,7 @@ use motet_core::shape::Layout;
 
 use crate::matmul::Operand;
 use crate::number::Number;
-use crate::operand::{Output, input};
+use crate::operand::{Output, Strided};
 use crate::real::{Real, exp_minus, maximum};
 use crate::simd::{Level, Simd, leveled};
 
@@ -32,7 +32,10 @@ pub(crate) fn prepare(
     };
     let row = from.shape.last().copied().unwrap_or(1);
     let result = if softmax { row } else { 1 };
-    if from.dtype != to.dtype || from.shape.size() / row.max(1) * result != to.shape.size() {
+    if !from.is_contiguous()
+        || from.dtype != to.dtype
+        || from.shape.size() / row.max(1) * result != to.shape.size()
+    {
         return Err(Error::invalid(
             op,
             format!("{} does not give {}", from.spec(), to.spec()),
@@ -72,8 +75,13 @@ struct Rows<T> {
 }
 
 impl<T: Operand<Sum: Real>> Step for Rows<T> {
+    fn writes_over(&self, _: usize, _: usize) -> bool {
+        // The logarithm of a row lies over another row.
+        self.softmax
+    }
+
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
-        let from = input::<T>(&launch.inputs[0], &self.from)?;
+        let from = Strided::<T>::new(&launch.inputs[0], &self.from)?;
         let to = Output::<T>::new(&launch.outputs[0], &self.to)?;
         let result = if self.softmax { self.row } else { 1 };
         let rows = to.len() / result.max(1);
@@ -84,10 +92,14 @@ impl<T: Operand<Sum: Real>> Step for Rows<T> {
             .for_each_tile(rows.div_ceil(group), cost_ns, &|tile| {
                 let mut work = vec![T::Sum::ZERO; self.row];
                 for row in tile * group..rows.min((tile + 1) * group) {
-                    let from = &from[row * self.row..(row + 1) * self.row];
-                    // SAFETY: rows do not overlap, and each is written once.
+                    // SAFETY: the elements of one row, which is not written yet.
+                    T::load(
+                        unsafe { from.run((row * self.row) as isize, self.row) },
+                        &mut work,
+                    );
+                    // SAFETY: rows do not overlap, and each is written once; where it lies over one of
+                    // the input, that has just been read for the last time.
                     let to = unsafe { to.part(row * result..(row + 1) * result) };
-                    T::load(from, &mut work);
                     let (simd, work) = (self.simd, &mut work[..]);
                     if self.softmax {
                         leveled!(simd, softmax<S: Real = T::Sum>(work: &mut [S]));

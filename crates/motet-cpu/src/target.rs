@@ -103,6 +103,19 @@ struct Epilogue {
 }
 
 impl Target {
+    /// Whether an output may lie where the kernel's input with this number does: one of the program's, of
+    /// which it reads what it then writes over.
+    pub(crate) fn writes_over(&self, input: usize, output: usize) -> bool {
+        match &self.0 {
+            Way::Store(_) => false,
+            Way::Program(Epilogue { program, first, .. }) => {
+                // The sums are the program's first input.
+                let number = input.checked_sub(*first).map(|number| number + 1);
+                number.is_some_and(|number| program.writes_over(number, output))
+            }
+        }
+    }
+
     /// The target's memory in one launch, which is kept in `operands`.
     #[inline]
     pub(crate) fn bind<'a>(
@@ -159,6 +172,10 @@ pub(crate) struct FusedStep<S> {
 impl<S: Summed> Step for FusedStep<S> {
     fn scratch_bytes(&self) -> usize {
         self.kernel.scratch_bytes()
+    }
+
+    fn writes_over(&self, input: usize, output: usize) -> bool {
+        self.target.writes_over(input, output)
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {

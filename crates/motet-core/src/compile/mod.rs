@@ -29,6 +29,8 @@ mod pieces;
 mod place;
 #[cfg(not(loom))]
 pub mod plan;
+#[cfg(not(loom))]
+mod reuse;
 #[cfg(all(test, not(loom)))]
 mod testing;
 #[cfg(not(loom))]

@@ -19,6 +19,7 @@ use crate::compile::memory_plan::{Request, plan_memory};
 use crate::compile::permute::write_permuted;
 use crate::compile::pieces::read_in_pieces;
 use crate::compile::place::{Place, Placed, PlacedKernel, Root, place};
+use crate::compile::reuse::{Memory, memory};
 use crate::compile::{executor, passes};
 use crate::device::Device;
 use crate::error::{Error, ErrorKind, Result};
@@ -164,15 +165,15 @@ impl Plan {
                 escaping.push(placed.temporaries[t]);
             }
         }
-        let mut requests = lifetimes(&placed, &escapes);
+        let Memory { mut requests, of } = memory(&placed, &prepared, &escapes);
         requests.extend(prepared.iter().enumerate().map(|(step, prepared)| Request {
             bytes: prepared.scratch_bytes(),
             first: step,
             last: step,
         }));
-        let memory = plan_memory(&requests)?;
-        fits(memory.bytes)?;
-        let (temporaries, scratch) = memory.offsets.split_at(placed.temporaries.len());
+        let workspace = plan_memory(&requests)?;
+        fits(workspace.bytes)?;
+        let (temporaries, scratch) = workspace.offsets.split_at(placed.temporaries.len());
 
         let argument = |place: &Place| -> Result<Argument> {
             let (source, base) = match place.root {
@@ -183,7 +184,7 @@ impl Plan {
                 }
                 Root::Temporary(t) => match escapes[t] {
                     Some(index) => (Source::Escaping(index), 0),
-                    None => (Source::Workspace, temporaries[t]),
+                    None => (Source::Workspace, temporaries[of[t]]),
                 },
             };
             Ok(Argument {
@@ -227,7 +228,7 @@ impl Plan {
             results,
             outputs,
             escaping,
-            workspace_bytes: memory.bytes,
+            workspace_bytes: workspace.bytes,
             backend,
             inputs: placed.inputs,
             alignments: placed.alignments,
@@ -480,40 +481,25 @@ fn kernel_signature(kernel: &PlacedKernel) -> String {
     signature(&specs(&kernel.inputs), &specs(&kernel.outputs))
 }
 
-/// From the step that writes each temporary to the last that reads it; nothing for those that
-/// escape.
-fn lifetimes(placed: &Placed, escapes: &[Option<usize>]) -> Vec<Request> {
-    let mut requests = vec![
-        Request {
-            bytes: 0,
-            first: 0,
-            last: 0
-        };
-        escapes.len()
-    ];
-    for (step, kernel) in placed.kernels.iter().enumerate() {
-        for output in &kernel.outputs {
-            if let Root::Temporary(t) = output.root
-                && escapes[t].is_none()
-            {
-                requests[t].bytes = placed.temporaries[t];
-                requests[t].first = step;
-                requests[t].last = step;
-            }
-        }
-        for input in &kernel.inputs {
-            if let Root::Temporary(t) = input.root {
-                requests[t].last = step;
-            }
-        }
-    }
-    requests
-}
-
 impl PlanStep {
     /// An error of this step, which says what it was at work on.
     fn failed(&self, error: Error) -> Error {
         error.context(&self.name, &self.signature)
+    }
+
+    /// The outputs that lie where an input does, each with that input.
+    fn written_over(&self) -> Vec<(usize, usize)> {
+        let (inputs, outputs) = self.operands.split_at(self.inputs);
+        let in_workspace = |argument: &Argument| matches!(argument.source, Source::Workspace);
+        let mut pairs = Vec::new();
+        for (number, output) in outputs.iter().enumerate() {
+            pairs.extend(inputs.iter().enumerate().filter_map(|(index, input)| {
+                let same =
+                    in_workspace(input) && in_workspace(output) && input.offset == output.offset;
+                (same && self.prepared.writes_over(index, number)).then_some((number, index))
+            }));
+        }
+        pairs
     }
 }
 
@@ -592,6 +578,9 @@ impl fmt::Display for Plan {
             let (inputs, outputs) = (join(inputs), join(outputs));
             writeln!(f, "{number:5} {}: {}", step.name, step.signature)?;
             writeln!(f, "      at {inputs} -> {outputs}")?;
+            for (output, input) in step.written_over() {
+                writeln!(f, "      output {output} over input {input}")?;
+            }
             let scratch = step.prepared.scratch_bytes();
             if scratch > 0 {
                 writeln!(

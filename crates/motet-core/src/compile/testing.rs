@@ -124,6 +124,13 @@ impl Builder {
         output
     }
 
+    /// Another output of the step that was written down last.
+    pub(crate) fn output(&mut self, shape: &[usize]) -> Value {
+        let output = self.value(shape);
+        self.0.steps.last_mut().unwrap().outputs.push(output);
+        output
+    }
+
     /// A step whose result is of another dtype than float32 too.
     pub(crate) fn step_of(
         &mut self,
@@ -259,6 +266,15 @@ impl Step for MockStep {
         match self.kernel {
             Kernel::Softmax | Kernel::Fused(_) | Kernel::Joined(_) => 4,
             _ => 0,
+        }
+    }
+
+    fn writes_over(&self, input: usize, _: usize) -> bool {
+        // Programs run element by element.
+        match &self.kernel {
+            Kernel::Elementwise(_) => true,
+            Kernel::Fused(fused) => input >= fused.inputs,
+            _ => false,
         }
     }
 

@@ -189,6 +189,10 @@ impl Step for ConstantStep {
         input != 1
     }
 
+    fn writes_over(&self, input: usize, output: usize) -> bool {
+        self.target.writes_over(input, output)
+    }
+
     fn scratch_bytes(&self) -> usize {
         match self.in_place {
             true => 0,

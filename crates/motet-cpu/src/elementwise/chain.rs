@@ -70,7 +70,7 @@ pub(super) struct Link {
 /// Addresses are valid for `len` elements of each row (one, where that stands for all; [`BLOCK`], where
 /// the step is 0 otherwise), for reading or, where the link stores, for writing; what is read was
 /// initialised, by an earlier link if not before. Those of `Stream` are aligned to 64. No element is
-/// stored where another one is read.
+/// stored where another one is read, nor where a later link reads what was there before.
 pub(super) unsafe fn run(simd: Simd, links: &mut [Link], rows: usize, len: usize) {
     #[inline(always)]
     fn body<L: Level>(links: &mut [Link], rows: usize, len: usize) {

@@ -85,6 +85,10 @@ impl Elementwise {
 }
 
 impl Step for Elementwise {
+    fn writes_over(&self, input: usize, output: usize) -> bool {
+        self.prepared.writes_over(input, output)
+    }
+
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
         let len = self.prepared.len();
         if len == 0 {
@@ -100,7 +104,8 @@ impl Step for Elementwise {
                 let part = Part::neighbours(start, self.region_tile.min(len - start), None);
                 with_scratch(self.prepared.scratch_bytes(), |scratch| {
                     // SAFETY: `address` found all elements inside of their buffers, the outputs
-                    // overlap no input, and this thread alone writes this tile of them.
+                    // overlap no input but where the program may be over it, and this thread alone
+                    // writes this tile of them, and reads what they are over.
                     unsafe { self.prepared.run(&memory, scratch, part) }
                 });
             });

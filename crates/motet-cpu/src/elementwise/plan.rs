@@ -74,6 +74,7 @@ pub(super) fn plan(
         streams,
         simd,
         scratch_bytes: planner.slots.all,
+        inputs: inputs.len(),
         len,
         row: planner.row,
         cost_ps: planner.cost_ps,

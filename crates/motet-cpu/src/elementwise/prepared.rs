@@ -8,7 +8,7 @@ use motet_core::backend::Location;
 use motet_core::error::Result;
 use motet_core::program::Program;
 use motet_core::shape::Layout;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::chain::{self, Link, MAX_LINKS, Op};
 use super::run::Run;
@@ -88,6 +88,24 @@ pub(super) enum Action {
     },
 }
 
+impl Action {
+    /// The bases of what it touches, in the order in which it does for each element.
+    fn bases(&self) -> SmallVec<[usize; 8]> {
+        match self {
+            Action::Gather { input, to, .. } => smallvec![INPUTS + input, to.base],
+            Action::Fill { to, .. } => smallvec![to.base],
+            // It holds a tile of each as a slice, for as long as it writes.
+            Action::Run {
+                operands, result, ..
+            } => {
+                let operands = operands.iter().map(|place| place.base);
+                std::iter::once(result.base).chain(operands).collect()
+            }
+            Action::Chain { links, .. } => links.iter().map(|link| link.place.base).collect(),
+        }
+    }
+}
+
 /// A program made ready for operands of certain layouts. Immutable: any number of threads run it at
 /// once, each with memory of its own.
 pub(crate) struct Prepared {
@@ -101,6 +119,8 @@ pub(crate) struct Prepared {
     pub(super) streams: bool,
     pub(super) simd: Simd,
     pub(super) scratch_bytes: usize,
+    /// Inputs, whether they are in memory or not.
+    pub(super) inputs: usize,
     /// Elements in all.
     pub(super) len: usize,
     /// The elements of a row, if inputs repeat one.
@@ -233,6 +253,15 @@ impl Prepared {
         plan::plan(program, inputs, outputs, simd)
     }
 
+    /// Whether an output may be where a row-major input is that has elements of the same size: tile by tile,
+    /// all is read of the input before anything is written there.
+    pub(crate) fn writes_over(&self, input: usize, output: usize) -> bool {
+        let (read, written) = (INPUTS + input, INPUTS + self.inputs + output);
+        let bases = self.each.iter().flat_map(Action::bases);
+        let mut from_there_on = bases.skip_while(|&base| base != written);
+        from_there_on.all(|base| base != read)
+    }
+
     /// Elements in all.
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -254,7 +283,7 @@ impl Prepared {
     /// The part's elements have numbers below `len()`. They are where `memory`, the part and the layouts
     /// say, aligned; those of the inputs are initialised. `scratch` has `scratch_bytes()` bytes, aligned
     /// to 64. Nobody else uses the scratch memory or these elements of the outputs, and no output
-    /// overlaps an input.
+    /// overlaps an input, unless it is all of one that it [may be](Prepared::writes_over) over.
     pub(crate) unsafe fn run(&self, memory: &Memory<'_>, scratch: *mut u8, part: Part) {
         if !self.once.is_empty() {
             let part = Part::neighbours(0, TILE.min(self.len), None);

@@ -89,6 +89,10 @@ impl Step for ConstantStep {
         input != 1
     }
 
+    fn writes_over(&self, input: usize, output: usize) -> bool {
+        self.target.writes_over(input, output)
+    }
+
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
         let mut operands = Operands::default();
         let product = self.bind(launch, &mut operands)?;

@@ -80,6 +80,15 @@ impl Step for JoinedStep {
         own.is_none_or(|product| product.step.reads(input - product.inputs.start))
     }
 
+    fn writes_over(&self, input: usize, output: usize) -> bool {
+        let mut products = self.products.iter();
+        let own = products.find(|p| p.inputs.contains(&input) && p.outputs.contains(&output));
+        own.is_some_and(|product| {
+            let (input, output) = (input - product.inputs.start, output - product.outputs.start);
+            product.step.writes_over(input, output)
+        })
+    }
+
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
         let mut operands = SmallVec::<[_; 4]>::new();
         operands.resize_with(self.products.len(), Operands::default);

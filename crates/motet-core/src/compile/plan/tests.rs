@@ -132,7 +132,7 @@ fn a_fused_chain_is_one_step_and_needs_no_workspace() {
     };
     let (fused, plain) = (build(chain(), true), build(chain(), false));
     assert_eq!((fused.steps(), fused.workspace_bytes()), (1, 0));
-    assert_eq!((plain.steps(), plain.workspace_bytes()), (5, 128));
+    assert_eq!((plain.steps(), plain.workspace_bytes()), (5, 64));
     let text = fused.to_string();
     assert!(text.contains("1 steps, 0 bytes of workspace"), "{text}");
     assert!(text.contains("Map+Map"), "{text}");
