@@ -62,7 +62,7 @@ pub(crate) fn launch(step: &dyn Step, inputs: &[&Tensor], outputs: &[Spec]) -> R
             if !(step.writes_over(index, number) && same_size && input.layout.is_contiguous()) {
                 continue;
             }
-            let mut over = allocate()?;
+            let over = allocate()?;
             let bytes = input.row_major();
             // SAFETY: the new buffer has room for as many elements of the same size.
             unsafe {

@@ -104,7 +104,6 @@ fn lifetimes(placed: &Placed, escapes: &[Option<usize>]) -> Vec<Request> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::compile::ir::{Kind, Value};
     use crate::compile::plan::Plan;
     use crate::compile::testing::{Builder, Mock, add, exp, neg, read, tensor};
