@@ -271,6 +271,10 @@ impl Step for WinogradStep {
         input != 1
     }
 
+    fn writes_over(&self, input: usize, output: usize) -> bool {
+        self.target.writes_over(input, output)
+    }
+
     fn scratch_bytes(&self) -> usize {
         self.transformed_layout().spec().bytes()
     }

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use motet_core::dtype::{Dtype, Element};
 use motet_core::program::expr::{binary, select, unary, x, y, z};
-use motet_core::program::{Binary, Expr, Program, ProgramBuilder, Unary};
+use motet_core::program::{Binary, Expr, Instruction, Program, ProgramBuilder, Unary};
 use motet_core::shape::{Layout, Spec};
 use motet_core::tensor::Tensor;
 use num_complex::Complex32;
@@ -404,6 +404,33 @@ fn many_registers_outputs_and_dtypes_share_slots_safely() {
     assert_eq!(values::<i64>(&out[2]), vec![7; len]);
     let halves: Vec<f16> = got.into_iter().map(f16::from_f32).collect();
     assert_eq!(values::<f16>(&out[3]), halves);
+}
+
+/// The inputs that a program of float32 may be written over, each with the outputs that may be there.
+fn over(program: &Program) -> Vec<(usize, usize)> {
+    let layout = Spec::new([2000], Dtype::Float32).layout();
+    let [inputs, outputs] = [program.inputs.len(), program.outputs.len()];
+    let layouts = |len| vec![layout.clone(); len];
+    let prepared = plan(program, &layouts(inputs), &layouts(outputs), Simd::detect()).unwrap();
+    let pairs = (0..inputs).flat_map(|input| (0..outputs).map(move |output| (input, output)));
+    let may = |&(input, output): &(usize, usize)| prepared.writes_over(input, output);
+    pairs.filter(may).collect()
+}
+
+#[test]
+fn outputs_may_be_over_inputs_that_are_read_before() {
+    let program = |expr: Expr, inputs| Program::from_expr(&expr, &vec![Dtype::Float32; inputs]);
+    let exp = || unary(Unary::Exp, x());
+    assert_eq!(over(&program(x() + y(), 2)), [(0, 0), (1, 0)]);
+    // One loop would hold both as slices; here it is the next one that stores.
+    assert_eq!(over(&program(exp(), 1)), []);
+    assert_eq!(over(&program(exp() * y(), 2)), [(0, 0), (1, 0)]);
+    // The sum is stored before x is read again.
+    let mut two = program((x() + y()) * x(), 2);
+    let is_sum =
+        |code: &(Instruction, Dtype)| matches!(code.0, Instruction::Binary(Binary::Add, ..));
+    two.outputs.extend(two.code.iter().position(is_sum));
+    assert_eq!(over(&two), [(0, 0), (1, 0), (1, 1)]);
 }
 
 #[test]
