@@ -1,7 +1,7 @@
 //! Tests of the pool with real threads; the interleavings are in `models`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use crate::options::{CallOptions, NONE};
 use crate::shape::Spec;
 use crate::stream::Stream;
 use crate::tensor::Tensor;
+use crate::tuning;
 
 /// A cost that always makes a region.
 const COSTLY: usize = 1 << 30;
@@ -48,6 +49,46 @@ fn workers_help() {
     let together = Barrier::new(3);
     pool.for_each_tile(3, COSTLY, &|_| {
         together.wait();
+    });
+}
+
+#[test]
+fn a_helper_that_is_done_before_the_caller_looks_out_for_the_next_region_which_may_be_smaller() {
+    let times = Times {
+        lookout: Duration::MAX,
+        ..Times::NONE
+    };
+    let pool = Pool::with_times(2, times);
+    let caller = thread::current().id();
+    let looks = || pool.shared.looking.load(Ordering::Relaxed) == 1;
+    for cost in [COSTLY, tuning::REGION_MIN_AWAKE_NS / 2] {
+        let (helped, start) = (AtomicBool::new(false), Instant::now());
+        pool.for_each_tile(2, cost, &|_| {
+            if thread::current().id() != caller {
+                return helped.store(true, Ordering::Relaxed);
+            }
+            while !(helped.load(Ordering::Relaxed) && looks()) {
+                assert!(
+                    start.elapsed() < Duration::from_secs(60),
+                    "nobody looks out"
+                );
+                thread::yield_now();
+            }
+            for _ in 0..1000 {
+                thread::yield_now();
+                assert!(looks(), "the region that it has helped is still there");
+            }
+        });
+    }
+    // It ends as soon as there is no core for it.
+    let _core = pool.shared.cores.try_enter();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let _core = pool.shared.cores.try_enter();
+            while looks() {
+                thread::yield_now();
+            }
+        });
     });
 }
 
