@@ -29,7 +29,8 @@
 //! The line is ordered by due times: arrival plus the [patience](Priority::patience) of the
 //! priority. A thread with a core has a due time, too; whoever has an earlier one gets the core at
 //! the thread's next boundary, between two steps or two tiles. Others get it when the thread has had
-//! it for a quantum.
+//! it for a quantum. Threads that come from something else than a call are due a head start earlier than
+//! those that call without a pause: between short calls they get in at once.
 //!
 //! Times decide when something happens, and no invariant depends on them. A core changes hands in
 //! about 20 us, which is as much as several small calls: that is why it is kept for a thread that
@@ -69,6 +70,8 @@ struct Seat {
     priority: Priority,
     /// When it got a core. Who comes back at once to the one that it gave back has had it meanwhile.
     since: Nanos,
+    /// When it got it for what it does now.
+    entered: Nanos,
     /// What the line is ordered by.
     due: Nanos,
     /// When it gave its core back.
@@ -103,8 +106,12 @@ pub(super) struct Cores {
 pub(super) struct Times {
     /// How long a thread may compute on a core that others wait for, within one call.
     pub(super) quantum: Duration,
-    /// How long it may come back to one between calls.
+    /// How long it may come back to one between short calls.
     pub(super) lease: Duration,
+    /// Which calls are short.
+    pub(super) short: Duration,
+    /// How much earlier a thread is due that has not just given a core back.
+    pub(super) head_start: Duration,
     /// How long a core is left to the thread that gave it back.
     pub(super) absence: Duration,
     /// How long a worker that has helped looks out for more before it sleeps.
@@ -116,6 +123,8 @@ impl Times {
     pub(super) const NONE: Times = Times {
         quantum: Duration::ZERO,
         lease: Duration::ZERO,
+        short: Duration::ZERO,
+        head_start: Duration::ZERO,
         absence: Duration::ZERO,
         lookout: Duration::ZERO,
     };
@@ -215,8 +224,8 @@ impl<'a> CorePermit<'a> {
     /// Those whom the thread has woken may be on its processor, where the system would let them wait for
     /// milliseconds. Not after a short while: to change threads takes longer then.
     pub(super) fn let_the_woken_run(&self) {
-        let held = self.cores.now().saturating_sub(seat().since);
-        if held > nanos(self.cores.times.lease) {
+        let held = self.cores.now().saturating_sub(seat().entered);
+        if held > nanos(self.cores.times.short) {
             thread::yield_now();
         }
     }
@@ -357,6 +366,8 @@ impl Cores {
     pub(super) fn goes_first(&self, due: Nanos) -> bool {
         let seat = seat();
         let quantum = nanos(self.times.quantum);
+        // The head start ends leases, and no call in the middle.
+        let due = due.saturating_add(nanos(self.times.head_start));
         self.seated(&seat) && (due < seat.due || self.now().saturating_sub(seat.since) >= quantum)
     }
 
@@ -380,12 +391,18 @@ impl Cores {
     fn take(&self, before: &Seat, priority: Priority, options: &CallOptions) -> bool {
         let now = self.now();
         let own = before.cores == self.address();
-        let (mut since, mut due) = (now, now.saturating_add(nanos(priority.patience())));
+        let at_once = own && now.saturating_sub(before.left) < nanos(self.times.absence);
+        let head_start = if at_once {
+            nanos(self.times.head_start)
+        } else {
+            0
+        };
+        let patience = nanos(priority.patience()).saturating_add(head_start);
+        let (mut since, mut due) = (now, now.saturating_add(patience));
         if own && before.kept && self.change(|state| state.take_kept())
             || self.change(|state| (state.waiting == 0).then_some(state)?.take_free())
         {
-            let at_once = now.saturating_sub(before.left) < nanos(self.times.absence);
-            if own && at_once && before.priority == priority {
+            if at_once && before.priority == priority {
                 (since, due) = (before.since, before.due);
             }
         } else if !self.orphaned() {
@@ -397,6 +414,7 @@ impl Cores {
         SEAT.with(|cell| {
             cell.set(Seat {
                 due,
+                entered: now.max(since),
                 ..self.seat(since, priority)
             })
         });
@@ -456,7 +474,7 @@ impl Cores {
     /// each look takes a processor from a thread that computes.
     fn look_again(&self) -> Duration {
         match self.kept_lately() {
-            true => self.times.absence,
+            true => self.times.absence.saturating_mul(4),
             false => self.times.quantum,
         }
     }
@@ -526,7 +544,9 @@ impl Cores {
     /// its lease, unless somebody is due earlier, and whenever it would be let in before the line.
     fn would_return(&self, seat: &Seat, now: Nanos) -> bool {
         let lease = nanos(self.times.lease);
-        let leased = now.saturating_sub(seat.since) < lease && self.first_due() >= seat.due;
+        let short = now.saturating_sub(seat.entered) < nanos(self.times.short);
+        let leased =
+            short && now.saturating_sub(seat.since) < lease && self.first_due() >= seat.due;
         let ahead = || now.saturating_add(nanos(seat.priority.patience())) < self.first_due();
         lease > 0 && (leased || ahead())
     }
@@ -582,6 +602,7 @@ impl Cores {
             kept: false,
             priority,
             since,
+            entered: since,
             due: since.saturating_add(nanos(priority.patience())),
             left: 0,
         }

@@ -97,6 +97,8 @@ impl Pool {
             let times = Times {
                 quantum: tuning::CORE_QUANTUM,
                 lease: tuning::CORE_LEASE,
+                short: tuning::SHORT_CALL,
+                head_start: tuning::CORE_LEASE,
                 absence: tuning::CORE_ABSENCE,
                 lookout: tuning::WORKER_LOOKOUT,
             };

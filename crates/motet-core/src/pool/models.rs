@@ -165,6 +165,8 @@ fn loom_pool_second_region_finds_a_worker_in_any_state() {
 /// A core is kept for whoever gives it back, for as long as nobody looks.
 const KEPT: Times = Times {
     lease: Duration::MAX,
+    short: Duration::MAX,
+    head_start: Duration::ZERO,
     ..Times::NONE
 };
 

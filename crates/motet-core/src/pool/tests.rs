@@ -362,6 +362,8 @@ fn what_is_made_for_others_does_not_end_with_the_call_that_makes_it() {
 const STILL: Times = Times {
     quantum: Duration::MAX,
     lease: Duration::MAX,
+    short: Duration::MAX,
+    head_start: Duration::ZERO,
     absence: Duration::MAX,
     lookout: Duration::ZERO,
 };
@@ -456,6 +458,68 @@ fn who_has_waited_for_longer_than_patience_goes_before_the_urgent() {
         drop(core);
     });
     assert_eq!(order.into_inner().unwrap(), ["background", "urgent"]);
+}
+
+/// Times with which threads that come from a pause are due before all others.
+const PAUSES_COUNT: Times = Times {
+    head_start: Duration::from_secs(3600),
+    ..STILL
+};
+
+#[test]
+fn who_comes_from_a_pause_goes_before_those_who_call_without_one() {
+    let times = Times {
+        lease: Duration::ZERO,
+        ..PAUSES_COUNT
+    };
+    let pool = Pool::with_times(1, times);
+    let order = Mutex::new(Vec::new());
+    let turns = Barrier::new(2);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            drop(pool.enter(Priority::Normal));
+            turns.wait();
+            turns.wait();
+            let _core = pool.enter(Priority::Normal);
+            order.lock().unwrap().push("calls on");
+        });
+        turns.wait();
+        let core = pool.enter(Priority::Normal);
+        turns.wait();
+        while pool.shared.cores.waiting() == 0 {
+            thread::yield_now();
+        }
+        wait_behind(scope, &pool, Priority::Normal, || {
+            order.lock().unwrap().push("comes from a pause")
+        });
+        drop(core);
+    });
+    let order = order.into_inner().unwrap();
+    assert_eq!(order, ["comes from a pause", "calls on"]);
+}
+
+#[test]
+fn no_core_is_kept_where_somebody_waits_who_comes_from_a_pause() {
+    for (times, first) in [(PAUSES_COUNT, "waits"), (STILL, "calls on")] {
+        let times = Times {
+            quantum: Duration::ZERO,
+            ..times
+        };
+        let pool = Pool::with_times(1, times);
+        let order = Mutex::new(Vec::new());
+        let push = |what| order.lock().unwrap().push(what);
+        thread::scope(|scope| {
+            drop(pool.enter(Priority::Urgent));
+            // Of another priority: it has just given a core back, and this is not the same lease.
+            let core = pool.enter(Priority::Normal);
+            wait_behind(scope, &pool, Priority::Normal, || push("waits"));
+            drop(core);
+            let mut core = pool.enter(Priority::Normal);
+            push("calls on");
+            core.yield_to_waiters();
+        });
+        assert_eq!(order.into_inner().unwrap()[0], first);
+    }
 }
 
 #[test]
