@@ -93,8 +93,8 @@ impl WinogradStep {
     ///
     /// On one core with AVX-512, by `benches/winograd.rs`: of 64 channels and features, 1 tile 1.1 times as
     /// fast, 4 tiles 1.9, 9 and more 1.7 to 2.8; of 16 channels, 9 and more 1.5 to 2.0; of 256, 1 tile 0.6, 4
-    /// tiles 1.7, 9 and more 2.5 and more. What few tiles gain is that of the last layers of a network, which
-    /// have most of its weights.
+    /// tiles 1.7, 9 and more 2.5 and more. Few tiles are those of the last layers of a network, which have most
+    /// of its weights: what they would gain is not worth that.
     pub(super) fn pays(geometry: &Geometry) -> bool {
         all_tiles(geometry) >= 9 && geometry.channels >= 16 && geometry.features >= 16
     }
