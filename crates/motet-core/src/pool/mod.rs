@@ -404,7 +404,9 @@ impl Shared {
                     return Some(Job::Help(Arc::clone(region)));
                 }
             }
-            if std::mem::take(&mut awake) {
+            // Each with a core that it could get: more would keep those who compute from theirs.
+            let looking = self.looking.load(Ordering::Relaxed);
+            if std::mem::take(&mut awake) && looking < self.cores.free() {
                 self.looking.fetch_add(1, Ordering::Relaxed);
                 let listed = self.listed.load(Ordering::Relaxed);
                 drop(jobs);
