@@ -211,7 +211,9 @@ impl<'a> CorePermit<'a> {
     pub fn set_priority(&mut self, priority: Priority) {
         let seat = seat();
         if seat.priority != priority && self.cores.seated(&seat) {
-            SEAT.with(|cell| cell.set(self.cores.seat(seat.since, priority)));
+            let changed = self.cores.seat(seat.since, priority);
+            let entered = seat.entered;
+            SEAT.with(|cell| cell.set(Seat { entered, ..changed }));
         }
     }
 

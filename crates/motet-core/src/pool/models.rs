@@ -166,7 +166,6 @@ fn loom_pool_second_region_finds_a_worker_in_any_state() {
 const KEPT: Times = Times {
     lease: Duration::MAX,
     short: Duration::MAX,
-    head_start: Duration::ZERO,
     ..Times::NONE
 };
 
